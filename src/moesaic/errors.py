@@ -1,0 +1,43 @@
+"""Every error that moesaic raises.
+
+::
+
+    MoesaicError
+    ├── RecipeError                     a recipe that cannot be read, or asks for what does not exist
+    ├── DataError                       a source that cannot be read, or a domain with too little text
+    ├── CheckpointError                 a checkpoint that is damaged, incomplete or of the wrong kind
+    │   └── IncompatibleMembersError    members that do not fit together
+    ├── TrainingError                   training that cannot go on: the loss is not a number
+    └── RunError                        a run folder that cannot be used: taken, in use, or on a full disk
+
+A wrong argument to a function is a ``ValueError``. Each message says where, what was given, what is allowed and
+what to do next.
+"""
+
+
+class MoesaicError(Exception):
+    """The root of moesaic's own errors."""
+
+
+class RecipeError(MoesaicError):
+    """A recipe cannot be read, or asks for what does not exist."""
+
+
+class DataError(MoesaicError):
+    """A source cannot be read, or a domain has too little text."""
+
+
+class CheckpointError(MoesaicError):
+    """A checkpoint is damaged, incomplete or of the wrong kind."""
+
+
+class IncompatibleMembersError(CheckpointError):
+    """Members do not fit together; the message names every difference with both values."""
+
+
+class TrainingError(MoesaicError):
+    """Training cannot go on."""
+
+
+class RunError(MoesaicError):
+    """A run folder cannot be used."""

@@ -1,0 +1,71 @@
+"""Tiny random checkpoints, real in every respect but size, for tests that run in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+SENTENCES = ("the cat sat on the mat", "die Katze saß auf der Matte", "def cat(mat): return mat", "le chat dort")
+
+_FAMILIES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def tiny_tokenizer(sentences: Sequence[str] = SENTENCES, *, vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a few sentences; ``<eos>`` is token 0."""
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(sentences, vocab_size=vocab_size, special_tokens=["<eos>"], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend._tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def tiny_causal_lm(family: str = "llama", *, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+    """A two-layer causal language model of width 32 with random weights.
+
+    Args:
+        family: ``llama``, ``mistral`` or ``qwen3``.
+        seed: Makes the weights; equal seeds give equal models.
+        sizes: Overrides for the configuration, such as ``hidden_size`` or ``vocab_size``.
+    """
+    config_class, model_class = _FAMILIES[family]
+    defaults: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+        # Larger than usual, so that random models disagree clearly.
+        "initializer_range": 0.2,
+    }
+    torch.manual_seed(seed)
+    return model_class(config_class(**(defaults | sizes))).eval()
+
+
+def save_tiny_checkpoint(folder: Path, family: str = "llama", *, seed: int = 0, **sizes: Any) -> Path:
+    """Write a tiny checkpoint with its tokenizer to ``folder`` and return the folder."""
+    tiny_causal_lm(family, seed=seed, **sizes).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
