@@ -1,0 +1,31 @@
+"""The command line: a verb and a recipe; one file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from moesaic.cli import assemble, check, evaluate, export, generate, run
+from moesaic.errors import MoesaicError
+
+app = typer.Typer(
+    name="moesaic",
+    help="Make one model out of several: train experts, combine them, compare every way, export the best.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for verb in (run.run, check.check, assemble.assemble, evaluate.evaluate, generate.generate, export.export):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line; moesaic's own errors end it with one clear message."""
+    try:
+        app()
+    except MoesaicError as error:
+        name = type(error).__name__
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)

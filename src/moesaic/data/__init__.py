@@ -1,0 +1,48 @@
+"""Rows become domains, splits and batches."""
+
+from moesaic.data.batches import (
+    NOT_SCORED,
+    Batch,
+    BatchSampler,
+    EvaluationBlocks,
+    PackedDocuments,
+    TokenizedDomain,
+    evaluation_blocks,
+    pack_documents,
+    tokenize_domain,
+)
+from moesaic.data.domains import Domain, load_domain
+from moesaic.data.machine import MachineText
+from moesaic.data.sources import HubDataset, JsonLines, Parquet, Source, TextFolder
+from moesaic.data.tokenizer import train_tokenizer
+
+SOURCES: dict[str, type[Source]] = {
+    "folder": TextFolder,
+    "hub": HubDataset,
+    "jsonl": JsonLines,
+    "machine": MachineText,
+    "parquet": Parquet,
+}
+"""Registered word of every source, as recipes spell it."""
+
+__all__ = [
+    "NOT_SCORED",
+    "SOURCES",
+    "Batch",
+    "BatchSampler",
+    "Domain",
+    "EvaluationBlocks",
+    "HubDataset",
+    "JsonLines",
+    "MachineText",
+    "PackedDocuments",
+    "Parquet",
+    "Source",
+    "TextFolder",
+    "TokenizedDomain",
+    "evaluation_blocks",
+    "load_domain",
+    "pack_documents",
+    "tokenize_domain",
+    "train_tokenizer",
+]

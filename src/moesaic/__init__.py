@@ -1,0 +1,61 @@
+"""moesaic: one model out of several.
+
+``y = Σ_m w_m(x) f_m(x)``: members and a combiner. Nouns are classes, verbs are functions, and the verbs are the commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moesaic import combiners
+    from moesaic.arena import evaluate
+    from moesaic.explanation import generate
+    from moesaic.formats import export
+    from moesaic.members import load_member
+    from moesaic.mixture import Mixture
+    from moesaic.moe import assemble
+    from moesaic.recipe import check, run
+    from moesaic.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Mixture",
+    "assemble",
+    "check",
+    "combiners",
+    "evaluate",
+    "export",
+    "generate",
+    "load_member",
+    "run",
+    "train",
+]
+
+_HOMES = {
+    "Mixture": "moesaic.mixture",
+    "assemble": "moesaic.moe",
+    "check": "moesaic.recipe",
+    "evaluate": "moesaic.arena",
+    "export": "moesaic.formats",
+    "generate": "moesaic.explanation",
+    "load_member": "moesaic.members",
+    "run": "moesaic.recipe",
+    "train": "moesaic.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What needs PyTorch is imported when it is first asked for, so that `import moesaic` is quick.
+    if name == "combiners":
+        return importlib.import_module("moesaic.combiners")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moesaic' has no attribute {name!r}")
+    importlib.import_module("moesaic.mixture")  # makes saved mixtures known to Transformers
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

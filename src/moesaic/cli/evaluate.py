@@ -1,0 +1,27 @@
+"""``moesaic evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+import moesaic
+from moesaic.cli.options import RecipePath, RunPath, Settings
+
+
+def evaluate(
+    recipe: RecipePath,
+    set_: Settings = None,
+    run_folder: RunPath = None,
+    by: Annotated[
+        Literal["loss", "active_parameters", "tokens_per_second", "training_tokens"],
+        typer.Option(help="The column that sorts the table."),
+    ] = "loss",
+) -> None:
+    """Go the road up to the arena; print the table, sorted, and say in a sentence what won and by how much."""
+    table = moesaic.run(recipe, settings=set_ or (), folder=run_folder, until="arena", quiet=True).table
+    console = Console()
+    console.print(table.to_rich(by=by))
+    console.print(table.verdict())

@@ -1,0 +1,109 @@
+"""What every combiner is: a module that turns the members' logits into one output and says how."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from moesaic.types import Routing
+
+COMBINERS: dict[str, type[Combiner]] = {}
+"""Registered word of every combiner, as recipes and saved mixtures spell it."""
+
+State = dict[str, Tensor]
+"""What a combiner remembers of the prefix while text is generated; the first axis of each tensor is the batch."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """One output made of several.
+
+    Attributes:
+        logits: Scores whose softmax is the combined next-token distribution, ``(batch, position, vocab)``.
+        routing: Who was combined, with what weights; axes ``(batch, position)``.
+        state: What the combiner must be given with the tokens that follow, or ``None`` if it needs nothing.
+    """
+
+    logits: Float[Tensor, "batch position vocab"]
+    routing: Routing
+    state: State | None = None
+
+
+class Combiner(nn.Module, ABC):
+    """Turns the members' logits into one output.
+
+    A combiner is made with plain arguments, then told by :meth:`attach` how many members it has. It looks only at the
+    tokens up to each position, so that a mixture can generate text.
+    """
+
+    type: ClassVar[str]
+    num_members: int | None = None
+
+    @abstractmethod
+    def forward(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"],
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        state: State | None = None,
+    ) -> Combined:
+        """Combine the members' scores for the token that follows each position.
+
+        Args:
+            member_logits: Next-token scores of every member.
+            input_ids: The tokens that the members read.
+            mask: False where a token is padding.
+            state: What this combiner returned for the tokens before these.
+        """
+
+    def attach(self, num_members: int, vocab_size: int) -> None:
+        """Make what depends on the members; called once, by :class:`moesaic.Mixture`."""
+        self.num_members = num_members
+
+    @abstractmethod
+    def select(self, members: list[int]) -> None:
+        """Keep only these members, in this order; positions may be permuted or left out."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values: what a saved mixture needs to make this combiner again."""
+
+    def extra_repr(self) -> str:
+        """Show the arguments when printed."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+
+
+_Class = TypeVar("_Class", bound=type[Combiner])
+
+
+def register(word: str) -> Callable[[_Class], _Class]:
+    """Make a combiner known by ``word``, in recipes and in saved mixtures.
+
+    Raises:
+        ValueError: If another combiner has that word.
+    """
+
+    def add(combiner: _Class) -> _Class:
+        if word in COMBINERS:
+            raise ValueError(f"The word {word!r} already names the combiner {COMBINERS[word].__name__}.")
+        combiner.type = word
+        COMBINERS[word] = combiner
+        return combiner
+
+    return add
+
+
+def build_combiner(type: str, **arguments: Any) -> Combiner:
+    """Make the combiner that a recipe or a saved mixture names.
+
+    Raises:
+        ValueError: If no combiner has that word, or the arguments do not fit it.
+    """
+    if type not in COMBINERS:
+        raise ValueError(f"No combiner is called {type!r}; there are {', '.join(sorted(COMBINERS))}.")
+    return COMBINERS[type](**arguments)

@@ -1,0 +1,227 @@
+"""Where documents come from."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from moesaic.errors import DataError
+
+
+class Source(Protocol):
+    """Something that has documents."""
+
+    def documents(self) -> Iterator[str]:
+        """Read the documents, in an order that does not change."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A word that changes when the documents do."""
+        ...
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A JSONL file: one JSON object a line; unpacked where its name ends in ``.gz``.
+
+    Attributes:
+        path: The file.
+        field: The key that holds the document.
+    """
+
+    path: Path
+    field: str = "text"
+
+    def documents(self) -> Iterator[str]:
+        """Read one document a line.
+
+        Raises:
+            DataError: If the file is missing, is not UTF-8, or a line is no JSON object with that field as text.
+        """
+        _check_exists(self.path)
+        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
+            # Lines end at "\n" alone: some texts contain other separators.
+            for number, line in enumerate(_read_lines(file, self.path), start=1):
+                if line.strip():
+                    yield self._document(line, f"{self.path}, line {number}")
+
+    def _document(self, line: bytes, where: str) -> str:
+        text = _decode(line, where)
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: this is no JSON ({error.msg} at column {error.colno}). Write one JSON object a line.") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: a line must be a JSON object, got {type(row).__name__}.")
+        return _field(row, self.field, where)
+
+    def fingerprint(self) -> str:
+        """See :meth:`Source.fingerprint`."""
+        return _fingerprint([self.path], self.field)
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A Parquet file.
+
+    Attributes:
+        path: The file.
+        field: The column that holds the document.
+    """
+
+    path: Path
+    field: str = "text"
+
+    def documents(self) -> Iterator[str]:
+        """Read one document a row.
+
+        Raises:
+            DataError: If the file is missing, damaged, or lacks the column, or a row holds no text.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        _check_exists(self.path)
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                if self.field not in names:
+                    raise DataError(f"{self.path}: there is no column {self.field!r}; there are {', '.join(names)}.")
+                row = 0
+                for batch in file.iter_batches(columns=[self.field], batch_size=1024):
+                    for value in batch.column(0).to_pylist():
+                        row += 1
+                        yield _text(value, self.field, f"{self.path}, row {row}")
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.path}: this is no whole Parquet file ({reason}). Copy or write it again.") from None
+
+    def fingerprint(self) -> str:
+        """See :meth:`Source.fingerprint`."""
+        return _fingerprint([self.path], self.field)
+
+
+@dataclass(frozen=True)
+class TextFolder:
+    """A folder of text files, one document a file.
+
+    Attributes:
+        path: The folder.
+        pattern: Which files, as :meth:`pathlib.Path.glob` spells it.
+    """
+
+    path: Path
+    pattern: str = "**/*.txt"
+
+    def documents(self) -> Iterator[str]:
+        """Read one document a file, in the order of their names.
+
+        Raises:
+            DataError: If the folder is missing or has no such file, or a file is not UTF-8.
+        """
+        files = self._files()
+        if not files:
+            raise DataError(f"{self.path}: no file matches {self.pattern!r}. Give another folder or pattern.")
+        for file in files:
+            yield _decode(file.read_bytes(), str(file))
+
+    def fingerprint(self) -> str:
+        """See :meth:`Source.fingerprint`."""
+        return _fingerprint(self._files(), self.pattern)
+
+    def _files(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: there is no such folder.")
+        return sorted(path for path in self.path.glob(self.pattern) if path.is_file())
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hugging Face Hub, or anything else that ``datasets.load_dataset`` reads.
+
+    Attributes:
+        name: Its name, such as ``Salesforce/wikitext``, or a local folder.
+        config: Its configuration, where it has several.
+        split: Which of its splits to read.
+        field: The column that holds the document.
+        revision: A commit or tag, so that the data stays what it is.
+    """
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+    revision: str | None = None
+
+    def documents(self) -> Iterator[str]:
+        """Read one document a row.
+
+        Raises:
+            DataError: If the dataset cannot be loaded or lacks the column.
+        """
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
+        except Exception as error:  # the library raises many kinds: unknown names, no network, damaged files
+            reason = str(error).splitlines()[0]
+            raise DataError(f"Dataset {self.name!r}, split {self.split!r}: cannot be loaded ({reason}).") from error
+        if self.field not in rows.column_names:
+            raise DataError(
+                f"Dataset {self.name!r}: there is no column {self.field!r}; there are {', '.join(rows.column_names)}."
+            )
+        for number, value in enumerate(rows[self.field]):
+            yield _text(value, self.field, f"Dataset {self.name!r}, row {number}")
+
+    def fingerprint(self) -> str:
+        """The name and revision: what is on the Hub is not looked at before it is needed."""
+        return _hash([self.name, self.config, self.split, self.field, self.revision])
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file.")
+
+
+def _read_lines(file: Any, path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: this is no whole gzip file ({error}). Copy or write it again.") from None
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: byte {error.start} (0x{content[error.start]:02x}) is no UTF-8. Convert the text to UTF-8."
+        ) from None
+
+
+def _field(row: dict[str, Any], field: str, where: str) -> str:
+    if field not in row:
+        raise DataError(f"{where}: there is no field {field!r}; there are {', '.join(row) or 'none'}.")
+    return _text(row[field], field, where)
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: the field {field!r} must be text, got {value!r}.")
+    return value
+
+
+def _fingerprint(paths: list[Path], *settings: str) -> str:
+    for path in paths:
+        _check_exists(path)
+    stats = [path.stat() for path in paths]
+    return _hash([*settings, [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]])
+
+
+def _hash(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,67 @@
+"""Hand a checkpoint over: a folder of its own, which plain Transformers was seen to load."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from moesaic.errors import CheckpointError
+from moesaic.members import read_checkpoint
+from moesaic.moe import new_folder
+
+TOLERANCE = 1e-5
+"""Largest difference between logits, in float32, at which two models count as the same."""
+
+
+def export_checkpoint(source: Path, output: Path, card: str | None = None) -> Path:
+    """Copy a checkpoint to a new folder and make sure that what arrives is what was sent.
+
+    Args:
+        source: The checkpoint.
+        output: The folder to write; it must not exist, or be empty.
+        card: The model card to put beside it; the source's own if not given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the copy loads incompletely, or gives other logits.
+        RunError: If the folder holds something, or the disk is full.
+    """
+    checkpoint = read_checkpoint(source)
+    with new_folder(output, checkpoint.num_bytes) as partial:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and not file.name.startswith("."):
+                shutil.copy2(file, partial / file.name)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        check_same(_load(source), _load(partial))
+    return output
+
+
+@torch.no_grad()
+def check_same(sent: Any, arrived: Any) -> None:
+    """Make sure that two models give the same logits.
+
+    Raises:
+        CheckpointError: If they differ by more than ``TOLERANCE`` anywhere.
+    """
+    length = min(16, sent.config.max_position_embeddings)
+    tokens = torch.arange(length).unsqueeze(0) % sent.config.vocab_size
+    difference = (sent(tokens).logits - arrived(tokens).logits).abs().max().item()
+    if not difference <= TOLERANCE:
+        raise CheckpointError(f"The exported model's logits differ by {difference:.2g} (allowed: {TOLERANCE:g}). Export again.")
+
+
+def _load(folder: Path) -> Any:
+    network, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    lacking = sorted((*report["missing_keys"], *report["unexpected_keys"]))
+    if lacking:
+        raise CheckpointError(f"{folder}: plain Transformers does not load it whole: {', '.join(lacking[:3])}.")
+    return network.eval()

@@ -1,0 +1,79 @@
+"""The card that goes with a checkpoint: what it is made of, how good it is, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_CARD = """\
+---
+library_name: transformers
+tags: [moesaic, mixture-of-experts]
+---
+
+# {title}
+
+One sparse mixture of {num_experts} experts ({experts}), made with [moesaic](https://pypi.org/project/moesaic): each expert
+was trained on its own domain; their feed-forward layers became the experts of one model, of which {top_k} work on each token.
+
+It is an ordinary Transformers checkpoint; moesaic is not needed to use it:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+inputs = tokenizer("Hello", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
+```
+
+## How it compares
+
+{verdict}
+
+{table}
+Loss in nats per token on documents that no model was trained on, with 95% bootstrap intervals over documents; `total` and
+`active` count parameters, `trained on` counts tokens.
+
+## How it was made
+
+{versions}.
+
+```yaml
+{recipe}```
+"""
+
+
+def model_card(
+    *,
+    title: str,
+    folder: str,
+    experts: Sequence[str],
+    top_k: int,
+    verdict: str,
+    table: str,
+    versions: Mapping[str, str],
+    recipe: str,
+) -> str:
+    """The README.md of a checkpoint.
+
+    Args:
+        title: Its headline.
+        folder: What the loading example calls the checkpoint.
+        experts: The experts' names.
+        top_k: Experts that work on each token.
+        verdict: What won in the arena.
+        table: The arena's table, in Markdown.
+        versions: What it was made with.
+        recipe: The recipe, verbatim.
+    """
+    return _CARD.format(
+        title=title,
+        folder=folder,
+        num_experts=len(experts),
+        experts=", ".join(experts),
+        top_k=top_k,
+        verdict=verdict,
+        table=table,
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+        recipe=recipe if recipe.endswith("\n") else recipe + "\n",
+    )

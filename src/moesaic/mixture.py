@@ -1,0 +1,255 @@
+"""A mixture: members and a combiner, ``y = Σ_m w_m(x) f_m(x)``. Read this file first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from moesaic.combiners import Combiner, State, build_combiner
+from moesaic.errors import IncompatibleMembersError
+from moesaic.types import Member, MixtureOutput
+
+
+class MixtureConfig(PreTrainedConfig):
+    """What a saved mixture says of itself: its members' own configurations and its combiner's word and arguments.
+
+    Attributes:
+        members: One Transformers configuration a member, as a dictionary.
+        member_names: Their names, in the same order.
+        combiner: The combiner's registered word under ``type``, and its arguments.
+    """
+
+    model_type = "moesaic"
+
+    members: list[dict[str, Any]] | None = None
+    member_names: list[str] | None = None
+    combiner: dict[str, Any] | None = None
+    vocab_size: int = 0
+
+
+class MixtureCache(Cache):
+    """One key-value cache a member, and what the combiner remembers of the prefix.
+
+    Attributes:
+        caches: The members' caches, in their order.
+        state: The combiner's state; see :class:`moesaic.combiners.Combined`.
+    """
+
+    def __init__(self, caches: list[Cache], state: State | None) -> None:
+        super().__init__(layers=[])
+        self.caches = caches
+        self.state = state
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of positions seen so far."""
+        return self.caches[0].get_seq_length(layer_idx)
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " beam"]) -> None:
+        """Follow the beams that a beam search keeps."""
+        for cache in self.caches:
+            cache.reorder_cache(beam_idx)
+        self._index_state(beam_idx)
+
+    def batch_select_indices(self, indices: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows of the batch."""
+        for cache in self.caches:
+            cache.batch_select_indices(indices)
+        self._index_state(indices)
+
+    def _index_state(self, indices: Tensor) -> None:
+        if self.state is not None:
+            self.state = {name: value.index_select(0, indices) for name, value in self.state.items()}
+
+
+class Mixture(PreTrainedModel, GenerationMixin):
+    """Several causal language models that answer as one.
+
+    A mixture is a Transformers model: it generates, is saved with ``save_pretrained`` and loaded with
+    ``Mixture.from_pretrained``. It is itself a member, so mixtures nest.
+
+    Args:
+        members: The models; their vocabularies must be the same. (A :class:`MixtureConfig` makes a mixture with random
+            weights: that is how Transformers loads one.)
+        combiner: How the members' next-token scores become one.
+        name: What the mixture is called where it is a member.
+
+    Raises:
+        ValueError: If there is no member, or two have one name.
+        IncompatibleMembersError: If the vocabularies differ.
+
+    Example:
+        >>> from moesaic.combiners import Average
+        >>> from moesaic.members import CausalLM
+        >>> from moesaic.testing import tiny_causal_lm
+        >>> mixture = Mixture([CausalLM("a", tiny_causal_lm(seed=1)), CausalLM("b", tiny_causal_lm(seed=2))], Average())
+        >>> mixture(torch.tensor([[5, 6, 7]])).routing.weights[0, -1]
+        tensor([0.5000, 0.5000])
+    """
+
+    config_class = MixtureConfig
+    base_model_prefix = "mixture"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self, members: Sequence[Member] | MixtureConfig, combiner: Combiner | None = None, *, name: str = "mixture"
+    ) -> None:
+        if isinstance(members, MixtureConfig):
+            config = members
+            networks: list[nn.Module] = [
+                AutoModelForCausalLM.from_config(AutoConfig.for_model(**member)) for member in config.members or []
+            ]
+            combiner = build_combiner(**(config.combiner or {}))
+            self_tokenizer = None
+        else:
+            if combiner is None:
+                raise ValueError("A mixture needs a combiner, for instance moesaic.combiners.Average().")
+            _check_members(members)
+            networks = [member.network for member in members]
+            config = _configure(members, combiner)
+            self_tokenizer = members[0].tokenizer
+        super().__init__(config)
+        self.name = name
+        self.tokenizer: PreTrainedTokenizerBase | None = self_tokenizer
+        self.members = nn.ModuleList(networks)
+        self.combiner = combiner
+        if combiner.num_members is None:
+            combiner.attach(len(networks), config.vocab_size)
+        if isinstance(members, MixtureConfig):
+            self.post_init()
+        else:
+            self.generation_config = GenerationConfig.from_model_config(networks[0].config)
+
+    @property
+    def network(self) -> nn.Module:
+        """The mixture itself: what makes it a member."""
+        return self
+
+    @property
+    def member_names(self) -> list[str]:
+        """The members' names, in the order of every routing's last axis."""
+        return list(self.config.member_names)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: MixtureCache | None = None,
+        use_cache: bool | None = None,
+        labels: Int[Tensor, "batch position"] | None = None,
+        **kwargs: Any,
+    ) -> MixtureOutput:
+        """Run every member and combine what they say of the next token.
+
+        Args:
+            input_ids: The tokens; with a cache, only those that it has not seen.
+            attention_mask: 1 for tokens and 0 for padding, over the cached positions too, ``(batch, past + position)``.
+            position_ids: Positions, where they do not simply count from 0.
+            past_key_values: What an earlier call returned.
+            use_cache: Return a cache for the tokens to come.
+            labels: Tokens to be predicted, as Transformers spells them: the input itself, -100 where nothing is scored.
+
+        Returns:
+            The combined logits, the routing, the cache if asked for, and the loss if there are labels.
+        """
+        caches = past_key_values.caches if past_key_values is not None else [None] * len(self.members)
+        # Members may differ in how they number padded positions, so those are made here, once, for all.
+        if position_ids is None and attention_mask is not None:
+            position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+        outputs = [
+            member(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=bool(use_cache),
+            )
+            for member, cache in zip(self.members, caches, strict=True)
+        ]
+        member_logits = torch.stack([output.logits for output in outputs])  # (member, batch, position, vocab)
+        state = past_key_values.state if past_key_values is not None else None
+        combined = self.combiner(member_logits, input_ids, _token_mask(input_ids, attention_mask), state)
+        cache = MixtureCache([output.past_key_values for output in outputs], combined.state) if use_cache else None
+        loss = None if labels is None else _next_token_loss(combined.logits, labels)
+        return MixtureOutput(loss=loss, logits=combined.logits, past_key_values=cache, routing=combined.routing)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # generate() then leaves the cache to us: the first forward makes one for each member.
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Members and combiner come initialized.
+        pass
+
+    def __repr__(self) -> str:
+        members = ", ".join(self.member_names)
+        return f"Mixture([{members}], {self.combiner})"
+
+
+def _check_members(members: Sequence[Member]) -> None:
+    if not members:
+        raise ValueError("A mixture needs at least one member, got none.")
+    names = [member.name for member in members]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"Two members are called {name!r}; give each its own name.")
+    sizes = {member.name: _vocab_size(member) for member in members}
+    vocabularies = [member.tokenizer.get_vocab() for member in members if member.tokenizer is not None]
+    if len(set(sizes.values())) > 1 or any(vocabulary != vocabularies[0] for vocabulary in vocabularies[1:]):
+        given = ", ".join(f"{name} has {size} tokens" for name, size in sizes.items())
+        reason = "" if len(set(sizes.values())) > 1 else ", but not the same ones"
+        raise IncompatibleMembersError(
+            f"Members that meet at logits need one vocabulary: {given}{reason}. Use members that share a tokenizer."
+        )
+
+
+def _vocab_size(member: Member) -> int:
+    config: Any = member.network.config
+    return config.vocab_size
+
+
+def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
+    first: Any = members[0].network.config
+    return MixtureConfig(
+        members=[member.network.config.to_dict() for member in members],  # type: ignore[union-attr, operator]
+        member_names=[member.name for member in members],
+        combiner={"type": combiner.type, **combiner.arguments()},
+        vocab_size=first.vocab_size,
+        bos_token_id=first.bos_token_id,
+        eos_token_id=first.eos_token_id,
+        pad_token_id=first.pad_token_id,
+        tie_word_embeddings=False,
+        dtype=first.dtype,
+    )
+
+
+def _token_mask(input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None) -> Bool[Tensor, "batch position"]:
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    return attention_mask[:, -input_ids.shape[1] :].bool()
+
+
+def _next_token_loss(logits: Float[Tensor, "batch position vocab"], labels: Int[Tensor, "batch position"]) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+
+
+AutoConfig.register("moesaic", MixtureConfig)
+AutoModelForCausalLM.register(MixtureConfig, Mixture)

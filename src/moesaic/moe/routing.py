@@ -1,0 +1,27 @@
+"""What a sparse model's routers did, as a routing record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.combiners import top_k_routing
+from moesaic.types import Routing
+
+
+def read_routing(router_logits: Sequence[Float[Tensor, "token expert"]], config: Any) -> Routing:
+    """The routing of every layer, from what a Transformers model returns with ``output_router_logits=True``.
+
+    Args:
+        router_logits: One tensor a layer.
+        config: The model's configuration, which says how many experts are used and whether their weights are rescaled.
+
+    Returns:
+        The routing, with the leading axes ``(layer, token)``.
+    """
+    normalize = getattr(config, "norm_topk_prob", True)  # Mixtral has no such switch: it always rescales
+    return top_k_routing(torch.stack(tuple(router_logits)), top_k=config.num_experts_per_tok, normalize=normalize)

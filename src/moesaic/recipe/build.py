@@ -1,0 +1,85 @@
+"""From a recipe's sections to the objects that do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+)
+
+from moesaic.data import SOURCES, Source
+from moesaic.recipe.schema import DomainSection, MixtureTrainingSection, Recipe, SeedSection, TrainingSection
+from moesaic.training import SparseLanguageModeling, TrainingOptions
+
+ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0}
+"""Learning-rate scales that train a sparse mixture's routers alone."""
+
+FEED_FORWARD_ONLY = {"*": 0.0, "*.mlp.*": 1.0}
+"""Learning-rate scales that train a dense model's feed-forward layers alone: what an expert does not share."""
+
+_CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
+
+
+def build_source(domain: DomainSection, folder: Path) -> Source:
+    """The source of a domain; relative paths start at the recipe's folder."""
+    arguments = domain.source.model_dump(exclude={"type"})
+    if "path" in arguments:
+        arguments["path"] = folder / arguments["path"]
+    return SOURCES[domain.source.type](**arguments)
+
+
+def build_options(section: TrainingSection, recipe: Recipe, scales: dict[str, float] | None = None) -> TrainingOptions:
+    """The options of a training stage; the recipe's own learning-rate scales come after the stage's."""
+    arguments = section.model_dump(exclude={"router_aux_loss_coef", "router_z_loss_coef", "router_domain_loss_coef"})
+    arguments["learning_rate_scales"] = (scales or {}) | section.learning_rate_scales
+    return TrainingOptions(sequence_length=recipe.data.sequence_length, seed=recipe.random_seed, **arguments)
+
+
+def build_objective(section: MixtureTrainingSection) -> SparseLanguageModeling:
+    """What a stage of the sparse mixture minimizes."""
+    return SparseLanguageModeling(
+        router_aux_loss_coef=section.router_aux_loss_coef,
+        router_z_loss_coef=section.router_z_loss_coef,
+        router_domain_loss_coef=section.router_domain_loss_coef,
+    )
+
+
+def build_seed(
+    section: SeedSection, tokenizer: PreTrainedTokenizerBase, sequence_length: int, random_seed: int
+) -> PreTrainedModel:
+    """A new dense model with random weights."""
+    config = seed_config(section, len(tokenizer), sequence_length, tokenizer.eos_token_id)
+    torch.manual_seed(random_seed)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def seed_config(section: SeedSection, vocab_size: int, sequence_length: int, eos_token_id: int | None = 0) -> Any:
+    """The Transformers configuration of a new dense model."""
+    sizes = section.model_dump(include={"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"})
+    return _CONFIGS[section.family](
+        **sizes,
+        vocab_size=vocab_size,
+        num_key_value_heads=section.num_key_value_heads or section.num_attention_heads,
+        head_dim=section.hidden_size // section.num_attention_heads,
+        # Room for answers longer than the text that the model was trained on.
+        max_position_embeddings=max(1024, sequence_length),
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos_token_id,
+        pad_token_id=eos_token_id,
+    )
+
+
+def dense_steps(recipe: Recipe) -> int:
+    """Steps that give the dense reference as many tokens as experts, router and joint training together."""
+    stages = [(recipe.experts.training, 0 if recipe.experts.checkpoints else len(recipe.domain_names))]
+    stages += [(recipe.router, 1), (recipe.joint, 1)]
+    sequences = sum(section.num_steps * section.batch_size * times for section, times in stages)
+    return sequences // recipe.experts.training.batch_size

@@ -1,0 +1,216 @@
+"""From a YAML file to a checked recipe. Only this folder knows that YAML exists."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from moesaic.errors import RecipeError
+from moesaic.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where it came from.
+
+    Attributes:
+        recipe: What it says.
+        path: The file.
+        text: The file, verbatim, followed by what was set on the command line.
+    """
+
+    recipe: Recipe
+    path: Path
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; names the run."""
+        return self.path.stem
+
+
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe:
+    """Read and check a recipe.
+
+    Args:
+        path: The YAML file.
+        settings: One-off changes, each ``dotted.key=value`` with a YAML value.
+
+    Raises:
+        RecipeError: If the file cannot be read, a key is unknown, or a value does not fit.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such file. Give the path of a recipe.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections such as data and experts, got {_show(values)}.")
+    for setting in settings:
+        _apply(values, setting, path)
+    recipe = check_values(values, path.name)
+    _check_consistency(recipe, path.name)
+    if settings:
+        text += "".join(f"# --set {setting}\n" for setting in settings)
+    return LoadedRecipe(recipe, path, text)
+
+
+def check_values(values: dict[str, Any], where: str) -> Recipe:
+    """Check parsed values against the schema.
+
+    Raises:
+        RecipeError: With one line for everything that does not fit.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(details, where) for details in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+
+
+def _check_consistency(recipe: Recipe, where: str) -> None:
+    names, num_experts = recipe.domain_names, len(recipe.domain_names)
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"{where}, data.domains: two domains are called {name!r}. Give each its own name.")
+    listed = f"{num_experts} experts ({', '.join(names)})"
+    top_k = recipe.assemble.num_experts_per_tok
+    if top_k > num_experts:
+        raise RecipeError(
+            f"{where}, assemble.num_experts_per_tok: {top_k} is more than the {listed}. "
+            f"Use 2 to {num_experts}, or add domains."
+        )
+    if top_k == 1:
+        raise RecipeError(
+            f"{where}, assemble.num_experts_per_tok: with 1, a mixture that rescales its weights to sum to 1 gives every "
+            "chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or more."
+        )
+    given = recipe.experts.checkpoints
+    if given and set(given) != set(names):
+        raise RecipeError(
+            f"{where}, experts.checkpoints: names {', '.join(given)}, but the domains are {', '.join(names)}. "
+            "Give one checkpoint a domain, or none."
+        )
+    if recipe.assemble.shared not in ("average", "seed", *names):
+        raise RecipeError(
+            f"{where}, assemble.shared: {recipe.assemble.shared!r} is none of average, seed, {', '.join(names)}."
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number and refuses a key that stands twice."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key_node, key in zip((key for key, _ in node.value), keys, strict=True):
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        raise RecipeError(f"{place}: {error.problem or 'this is not YAML'}. A recipe is a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: this is not YAML ({error}).") from None
+
+
+def _apply(values: dict[str, Any], setting: str, path: Path) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {setting}: write dotted.key=value, for instance joint.num_steps=10.")
+    *parents, last = key.split(".")
+    target: Any = values
+    for position, parent in enumerate(parents):
+        place = ".".join(parents[: position + 1])
+        try:
+            target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
+        except (ValueError, IndexError, AttributeError):
+            raise RecipeError(f"--set {setting}: {path.name} has no {place}.") from None
+    parsed = _parse(value, f"--set {setting}")
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = parsed
+    elif isinstance(target, dict):
+        target[last] = parsed
+    else:
+        raise RecipeError(f"--set {setting}: {path.name} has no {key}.")
+
+
+def _explain(details: ErrorDetails, where: str) -> str:
+    unknown = details["type"] == "extra_forbidden"
+    location, models = _walk(details["loc"][:-1] if unknown else details["loc"])
+    place = f"{where}, {location}" if location else where
+    if unknown:
+        key = details["loc"][-1]
+        known = list(dict.fromkeys(name for model in models for name in model.model_fields))
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(known)}."
+        return f"{place}: unknown key {key!r}. {hint}"
+    if details["type"] == "missing":
+        return f"{place}: this key is needed, and missing."
+    message = details["msg"][0].lower() + details["msg"][1:]
+    return f"{place}: {_show(details['input'])} does not fit: {message}."
+
+
+def _walk(location: Sequence[int | str]) -> tuple[str, list[type[BaseModel]]]:
+    """Follow pydantic's path through the schema.
+
+    Returns:
+        The path as a recipe spells it, and the models that can stand at its end.
+    """
+    models: list[type[BaseModel]] = [Recipe]
+    spelled: list[str] = []
+    for part in location:
+        chosen = [model for model in models if _word(model) == part]
+        if chosen:  # pydantic names the kind of source that it tried; a recipe has no such key
+            models = chosen
+            continue
+        spelled.append(str(part))
+        if isinstance(part, str):
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = [model for field in fields for model in _models_in(field.annotation)]
+    return ".".join(spelled), models
+
+
+def _word(model: type[BaseModel]) -> str | None:
+    """The registered word of a section that is one of several kinds."""
+    kind = model.model_fields.get("type")
+    return get_args(kind.annotation)[0] if kind is not None else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
+        return [model for part in get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _show(value: Any) -> str:
+    kind = {str: "text", int: "a number", float: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
+    return "nothing" if value is None else f"{value!r} ({kind.get(type(value), type(value).__name__)})"

@@ -1,0 +1,135 @@
+"""Go the road of a recipe, or the part of it that is still to be done."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from transformers.utils import logging
+
+from moesaic.arena import ArenaTable
+from moesaic.recipe.folder import RunFolder, Stage
+from moesaic.recipe.load import load_recipe
+from moesaic.recipe.road import plan_road
+from moesaic.recipe.work import Work, versions
+from moesaic.training import is_main, process_group
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as it went.
+
+    Attributes:
+        folder: Its folder.
+        model: The sparse checkpoint, which plain Transformers loads.
+        report: The page.
+    """
+
+    folder: Path
+    model: Path
+    report: Path
+
+    @property
+    def table(self) -> ArenaTable:
+        """The arena's table."""
+        return ArenaTable.from_json((self.folder / "stages" / "arena" / "table.json").read_text())
+
+
+def run(
+    recipe: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    folder: str | Path | None = None,
+    until: str | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Go the whole road of a recipe: data, seed, experts, assemble, router, joint, arena, report, export.
+
+    Stages that are done are not done again, unless their part of the recipe or something that they need has changed. A run
+    that was stopped at any moment continues, and ends with the same bits as one that never stopped.
+
+    Args:
+        recipe: The YAML file.
+        settings: One-off changes, each ``dotted.key=value``.
+        folder: The run's folder; ``runs/NAME-OF-RECIPE`` if not given.
+        until: Stop after this stage; go to the end if not given.
+        quiet: Print nothing but warnings.
+
+    Raises:
+        RecipeError: If the recipe cannot be read or does not make sense.
+        DataError: If a source cannot be read, or has too little text.
+        CheckpointError: If a checkpoint is damaged or does not fit.
+        TrainingError: If the loss is no longer a number.
+        RunError: If the folder holds something else, is in use, or the disk is full.
+    """
+    started = time.perf_counter()
+    loaded = load_recipe(recipe, settings)
+    run_folder = RunFolder(Path(folder) if folder is not None else Path("runs") / loaded.name)
+    console = Console(file=io.StringIO()) if quiet else Console()
+    work = Work(loaded, run_folder, console)
+    with process_group(), _quiet_libraries(), run_folder.claim():
+        stages = plan_road(work)
+        if until is not None:
+            stages = stages[: 1 + [stage.name for stage in stages].index(until)]
+        to_do = run_folder.plan(stages)
+        if is_main():
+            (run_folder.path / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
+            _write_lock(run_folder, stages)
+        for stage in to_do:
+            stage_started = time.perf_counter()
+            work.say(f"[bold]{stage.name}[/]  ({stages.index(stage) + 1} of {len(stages)})")
+            run_folder.execute(stage)
+            work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
+        result = _result(run_folder, work)
+    if is_main() and until is None:
+        _summarize(result, console, bool(to_do), time.perf_counter() - started)
+    return result
+
+
+def _result(folder: RunFolder, work: Work) -> Run:
+    model = folder.path / "model"
+    if not model.exists():
+        model = folder.stage_folder("assemble") / "model"
+    page, top = folder.path / "report" / "report.html", folder.path / "report.html"
+    if page.exists() and is_main():
+        partial = folder.path / ".report.html.partial"
+        shutil.copyfile(page, partial)
+        os.replace(partial, top)
+    return Run(folder.path, model, top)
+
+
+def _summarize(result: Run, console: Console, worked: bool, seconds: float) -> None:
+    console.print()
+    console.print(result.table.to_rich())
+    console.print(result.table.verdict(), highlight=False)
+    console.print()
+    what = f"Done in {seconds:.0f} s." if worked else "All stages were done already; nothing was done again."
+    console.print(f"{what}\n  page   {result.report}\n  model  {result.model}", highlight=False)
+
+
+def _write_lock(folder: RunFolder, stages: Sequence[Stage]) -> None:
+    """Note what the run was made with and what each stage depends on."""
+    lock = {"versions": dict(versions()), "stages": {stage.name: folder.keys[stage.name] for stage in stages}}
+    (folder.path / "lock.json").write_text(json.dumps(lock, indent=2) + "\n")
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep Transformers from drawing bars and notes of its own between ours."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

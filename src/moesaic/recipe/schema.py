@@ -1,0 +1,233 @@
+"""What a recipe may say: one frozen, typed model a section; unknown keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Coefficient = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class JsonLinesSource(Section):
+    """Documents from a JSONL file, one JSON object a line; ``.gz`` is unpacked."""
+
+    type: Literal["jsonl"]
+    path: str = Field(description="The file, relative to the recipe.")
+    field: str = Field("text", description="The key that holds the document.")
+
+
+class ParquetSource(Section):
+    """Documents from a Parquet file."""
+
+    type: Literal["parquet"]
+    path: str = Field(description="The file, relative to the recipe.")
+    field: str = Field("text", description="The column that holds the document.")
+
+
+class FolderSource(Section):
+    """Documents from a folder of UTF-8 text files, one a file."""
+
+    type: Literal["folder"]
+    path: str = Field(description="The folder, relative to the recipe.")
+    pattern: str = Field("**/*.txt", description="Which files.")
+
+
+class HubSource(Section):
+    """Documents from a dataset on the Hugging Face Hub, or a folder that the datasets library reads."""
+
+    type: Literal["hub"]
+    name: str = Field(description="The dataset's name on the Hub.")
+    config: str | None = Field(None, description="The dataset's configuration, where it has several.")
+    split: str = Field("train", description="Which of the dataset's splits to read; moesaic splits it anew.")
+    field: str = Field("text", description="The column that holds the document.")
+    revision: str | None = Field(None, description="A commit or tag, so that the data stays what it is.")
+
+
+class MachineSource(Section):
+    """Text that is already on this machine: nothing is downloaded."""
+
+    type: Literal["machine"]
+    kind: Literal["python_source", "docstrings", "cpp_headers", "messages", "licences"] = Field(
+        description="The standard library's source, English prose from docstrings, the C++ headers that come with PyTorch, "
+        "the operating system's message catalogues in another language, or software licences."
+    )
+    language: str | None = Field(None, description="The language of the messages, such as `de`.")
+    fallback: Literal["python_source", "docstrings", "cpp_headers", "licences"] | None = Field(
+        None, description="The kind to read instead, with a warning, where this machine has too little of the first."
+    )
+
+
+Source = Annotated[
+    JsonLinesSource | ParquetSource | FolderSource | HubSource | MachineSource, Field(discriminator="type")
+]
+
+
+class DomainSection(Section):
+    """One domain: an expert is trained on it, and every row of the arena is measured on it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
+        description="What the domain and its expert are called: letters, digits, `-` and `_`."
+    )
+    source: Source = Field(description="Where its documents come from.")
+
+
+class DataSection(Section):
+    """The text, and how it becomes tokens."""
+
+    domains: Annotated[tuple[DomainSection, ...], Field(min_length=2, strict=False)] = Field(
+        description="The domains, in the order of the experts."
+    )
+    sequence_length: Annotated[int, Field(ge=8)] = Field(128, description="Tokens that the models read in a sequence.")
+    vocab_size: Annotated[int, Field(ge=257)] = Field(
+        1024, description="Tokens of the byte-level BPE tokenizer that is trained where no model brings one."
+    )
+    max_megabytes: PositiveFloat | None = Field(
+        None, description="Text read of each domain, in millions of bytes; all of it if not given."
+    )
+    validation_fraction: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.05, description="Share of the documents that is set aside for fitting routers."
+    )
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.05, description="Share of the documents that is set aside for the arena."
+    )
+
+
+class TrainingSection(Section):
+    """One training stage."""
+
+    num_steps: Count = Field(description="Number of optimizer steps; 0 leaves the stage out.")
+    batch_size: PositiveInt = Field(32, description="Sequences in an optimizer step.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate, reached after the warm-up.")
+    learning_rate_scales: dict[str, Coefficient] = Field(
+        default_factory=dict,
+        description="Factor on the learning rate of the parameters whose name matches a pattern such as `*self_attn*`; the "
+        "last pattern that matches counts, 0 freezes.",
+    )
+    num_warmup_steps: Count = Field(20, description="Optimizer steps in which the learning rate rises from 0.")
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Share of the learning rate that is left at the end of the cosine."
+    )
+    weight_decay: Coefficient = Field(0.1, description="AdamW's decay, on matrices only.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Longer gradients are scaled down to this length.")
+    gradient_accumulation_steps: PositiveInt = Field(
+        1, description="Parts in which a batch is worked through, to save memory."
+    )
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="`auto` is bfloat16 where the hardware multiplies it, float32 elsewhere."
+    )
+    checkpoint_every: Count = Field(100, description="Optimizer steps between checkpoints; 0 makes none.")
+
+
+class SeedSection(Section):
+    """The dense model from which the experts branch: a new one of the given size, or a checkpoint."""
+
+    checkpoint: str | None = Field(None, description="A folder or Hub name; the sizes below are then the checkpoint's own.")
+    family: Literal["llama", "qwen3"] = Field("llama", description="The shape of a new model.")
+    hidden_size: PositiveInt = Field(128, description="Width of the model.")
+    intermediate_size: PositiveInt = Field(384, description="Width of each feed-forward layer, hence of each expert.")
+    num_hidden_layers: PositiveInt = Field(3, description="Number of layers.")
+    num_attention_heads: PositiveInt = Field(2, description="Number of attention heads.")
+    num_key_value_heads: PositiveInt | None = Field(None, description="Number of key and value heads; all if not given.")
+    training: TrainingSection = Field(
+        default_factory=lambda: TrainingSection(num_steps=300, learning_rate=2e-3),
+        description="Training on all domains; none if not given beside a checkpoint, which is then taken as it is.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_checkpoint_as_it_is(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("checkpoint") and "training" not in values:
+            return values | {"training": {"num_steps": 0}}
+        return values
+
+
+class ExpertsSection(Section):
+    """One expert a domain: branches of the seed, or checkpoints."""
+
+    checkpoints: dict[str, str] = Field(
+        default_factory=dict, description="A folder or Hub name for each domain; these experts are taken as they are."
+    )
+    train: Literal["all", "feed_forward"] = Field(
+        "all",
+        description="`all` is Branch-Train; `feed_forward` freezes all else, so that nothing needs averaging (FlexOlmo's way).",
+    )
+    training: TrainingSection = Field(
+        default_factory=lambda: TrainingSection(num_steps=150), description="Training of each expert on its domain."
+    )
+
+
+class AssembleSection(Section):
+    """How the experts become one sparse checkpoint."""
+
+    num_experts_per_tok: PositiveInt = Field(2, description="Experts that each token is sent to in each layer.")
+    shared: str = Field(
+        "average",
+        description="Where attention, norms and embeddings come from: `average` of the experts, `seed`, or a domain's name.",
+    )
+    router: Literal["random", "prototypes", "ridge"] = Field(
+        "ridge", description="How the routers begin; the arena shows all three."
+    )
+    router_tokens: PositiveInt = Field(8192, description="Tokens of each domain on which routers are fitted without training.")
+
+
+class MixtureTrainingSection(TrainingSection):
+    """One training stage of the sparse mixture."""
+
+    router_aux_loss_coef: Coefficient = Field(
+        0.01, description="Coefficient of the load-balance loss, per layer over the whole batch; 1 is its value at balance."
+    )
+    router_z_loss_coef: Coefficient = Field(0.001, description="Coefficient of the router z-loss.")
+    router_domain_loss_coef: Coefficient = Field(
+        0.0, description="Coefficient of the cross-entropy between each layer's router and the domain of the sequence."
+    )
+
+
+class ArenaSection(Section):
+    """The table in which every way of combining the experts is measured."""
+
+    max_tokens: PositiveInt = Field(16384, description="Test tokens of each domain, in whole documents.")
+    batch_size: PositiveInt = Field(16, description="Sequences measured at once.")
+    num_resamples: PositiveInt = Field(1000, description="Bootstrap resamples behind each confidence interval.")
+
+
+class Recipe(Section):
+    """The whole road: data, seed, experts, assemble, router, joint, arena."""
+
+    random_seed: Count = Field(0, description="Makes every random choice.")
+    data: DataSection = Field(description="The text.")
+    seed: SeedSection = Field(default_factory=SeedSection, description="The dense model from which the experts branch.")
+    experts: ExpertsSection = Field(default_factory=ExpertsSection, description="One expert a domain.")
+    assemble: AssembleSection = Field(default_factory=AssembleSection, description="The sparse checkpoint.")
+    router: MixtureTrainingSection = Field(
+        default_factory=lambda: MixtureTrainingSection(num_steps=25, learning_rate=5e-3),
+        description="Training of the routers alone, all else frozen.",
+    )
+    joint: MixtureTrainingSection = Field(
+        default_factory=lambda: MixtureTrainingSection(num_steps=150), description="Training of everything."
+    )
+    arena: ArenaSection = Field(default_factory=ArenaSection, description="The table.")
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains' names, which are the experts' names too."""
+        return tuple(domain.name for domain in self.data.domains)
+
+
+def resolve_paths(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The recipe as JSON values, its paths made absolute; relative ones are relative to the recipe's folder."""
+    values = recipe.model_dump(mode="json")
+    for domain in values["data"]["domains"]:
+        if "path" in domain["source"]:
+            domain["source"]["path"] = str((folder / domain["source"]["path"]).resolve())
+    return values

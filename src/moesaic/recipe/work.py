@@ -1,0 +1,404 @@
+"""What each stage of a recipe does: it reads the folders of earlier stages and writes its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from moesaic.arena import ArenaTable, Bootstrap, Row
+from moesaic.data import (
+    BatchSampler,
+    EvaluationBlocks,
+    PackedDocuments,
+    TokenizedDomain,
+    evaluation_blocks,
+    load_domain,
+    tokenize_domain,
+    train_tokenizer,
+)
+from moesaic.explanation import map_routing, write_report
+from moesaic.formats import export_checkpoint, model_card
+from moesaic.members import CausalLM, choose_attention, read_checkpoint
+from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
+from moesaic.recipe.build import (
+    FEED_FORWARD_ONLY,
+    ROUTER_ONLY,
+    build_objective,
+    build_options,
+    build_seed,
+    build_source,
+    dense_steps,
+)
+from moesaic.recipe.folder import RunFolder
+from moesaic.recipe.line_up import LineUp
+from moesaic.recipe.load import LoadedRecipe
+from moesaic.recipe.progress import training_progress
+from moesaic.recipe.schema import Recipe
+from moesaic.training import Objective, TrainingOptions, fit, is_main, language_modeling
+
+ROUTERS: tuple[RouterMethod, ...] = ("random", "prototypes", "ridge")
+"""The ways to begin a router; all of them stand in the arena."""
+
+SPLITS = ("train", "validation", "test")
+HISTORY = "history.json"
+TABLE = "table.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one recipe in one run folder.
+
+    Attributes:
+        loaded: The recipe.
+        folder: The run's folder.
+        console: Where progress is shown.
+    """
+
+    loaded: LoadedRecipe
+    folder: RunFolder
+    console: Console
+
+    # data
+
+    def prepare_data(self, output: Path) -> None:
+        """Read the domains, train a tokenizer where no model brings one, and write the tokens of every split."""
+        section = self.recipe.data
+        max_bytes = None if section.max_megabytes is None else int(section.max_megabytes * 1e6)
+        domains = [
+            load_domain(
+                domain.name,
+                build_source(domain, self.loaded.path.parent),
+                validation_fraction=section.validation_fraction,
+                test_fraction=section.test_fraction,
+                max_bytes=max_bytes,
+            )
+            for domain in section.domains
+        ]
+        brought = self.tokenizer_source
+        if brought is None:
+            documents = (document for domain in domains for document in domain.train)
+            tokenizer = train_tokenizer(documents, section.vocab_size)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(read_checkpoint(brought).path)
+        tokenizer.save_pretrained(output / "tokenizer")
+        for domain in domains:
+            tokenized = tokenize_domain(domain, tokenizer, sequence_length=section.sequence_length)
+            for split in SPLITS:
+                packed: PackedDocuments = getattr(tokenized, split)
+                packed.save(output / f"{domain.name}.{split}.safetensors")
+            self.say(
+                f"  {domain.name}: {len(domain.train):,} documents, {len(tokenized.train.tokens):,} tokens to train on, "
+                f"{len(tokenized.test.tokens):,} to test on"
+            )
+
+    @cached_property
+    def domains(self) -> list[TokenizedDomain]:
+        """The tokens of every domain."""
+        folder = self.folder.stage_folder("data")
+        return [
+            TokenizedDomain(
+                name, *(PackedDocuments.load(folder / f"{name}.{split}.safetensors") for split in SPLITS)
+            )
+            for name in self.recipe.domain_names
+        ]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that all models share."""
+        return AutoTokenizer.from_pretrained(self.folder.stage_folder("data") / "tokenizer")
+
+    def test_blocks(self) -> dict[str, EvaluationBlocks]:
+        """The test documents of every domain, cut into windows."""
+        section = self.recipe.arena
+        length = self.recipe.data.sequence_length
+        return {
+            domain.name: evaluation_blocks(domain.test, sequence_length=length, max_tokens=section.max_tokens)
+            for domain in self.domains
+        }
+
+    # training
+
+    def train_seed(self, output: Path) -> None:
+        """Train the dense model from which the experts branch, on all domains."""
+        section, recipe = self.recipe.seed, self.recipe
+        if section.checkpoint is None:
+            network = build_seed(section, self.tokenizer, recipe.data.sequence_length, recipe.random_seed)
+        else:
+            network = load_network(read_checkpoint(self.resolve(section.checkpoint)).path)
+        self._train(network, output, "seed", build_options(section.training, recipe), language_modeling)
+
+    def train_expert(self, index: int, output: Path) -> None:
+        """Train a branch of the seed on one domain."""
+        section, recipe = self.recipe.experts, self.recipe
+        scales = FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        options = build_options(section.training, recipe, scales)
+        title = f"expert-{recipe.domain_names[index]}"
+        self._train(self.load_stage("seed"), output, title, options, language_modeling, [index])
+
+    def train_dense(self, output: Path) -> None:
+        """Train the seed on, on all domains, with the same tokens as experts, router and joint training together."""
+        section = self.recipe.experts.training.model_copy(update={"num_steps": dense_steps(self.recipe)})
+        self._train(self.load_stage("seed"), output, "dense", build_options(section, self.recipe), language_modeling)
+
+    def train_router(self, output: Path) -> None:
+        """Train the routers of the assembled mixture, all else frozen."""
+        section = self.recipe.router
+        options = build_options(section, self.recipe, ROUTER_ONLY)
+        self._train(self.load_stage("assemble"), output, "router", options, build_objective(section))
+
+    def train_jointly(self, output: Path) -> None:
+        """Train the whole mixture."""
+        section = self.recipe.joint
+        network = self.load_stage("router" if self.recipe.router.num_steps else "assemble")
+        self._train(network, output, "joint", build_options(section, self.recipe), build_objective(section))
+
+    def _train(
+        self,
+        network: PreTrainedModel,
+        output: Path,
+        title: str,
+        options: TrainingOptions,
+        objective: Objective,
+        domains: Sequence[int] | None = None,
+    ) -> None:
+        """Train a network on some of the domains and save it with its history."""
+        choose_attention(network, options.sequence_length)
+        chosen = range(len(self.domains)) if domains is None else domains
+        sampler = BatchSampler(
+            [self.domains[index].train for index in chosen],
+            batch_size=options.batch_size,
+            sequence_length=options.sequence_length,
+            seed=options.seed,
+        )
+        checkpoints = output / "checkpoints"
+        events = self.folder.path / "tensorboard" / title
+        with training_progress(title, options, self.console, events) as on_step:
+            history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
+        if is_main():
+            save_model(network.cpu(), output / "model")
+            self.tokenizer.save_pretrained(output / "model")
+            (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+    # assembly
+
+    def assemble(self, output: Path) -> None:
+        """Make one sparse checkpoint of the experts and fit its routers in every way that needs no training."""
+        section, recipe = self.recipe.assemble, self.recipe
+        base = self.folder.stage_folder("seed") / "model"
+        shutil.rmtree(output / "model", ignore_errors=True)
+        model = assemble(
+            self.expert_paths(),
+            output / "model",
+            num_experts_per_tok=section.num_experts_per_tok,
+            shared=base if section.shared == "seed" else section.shared,
+            member_names=recipe.domain_names,
+            router_seed=recipe.random_seed,
+        )
+        network, length = load_network(model), recipe.data.sequence_length
+        choose_attention(network, length)
+        rows = max(1, section.router_tokens // length)
+        texts = [
+            [BatchSampler([domain.train], batch_size=rows, sequence_length=length, seed=recipe.random_seed).batch(0).input_ids]
+            for domain in self.domains
+        ]
+        (output / "routers").mkdir(exist_ok=True)
+        for method in ROUTERS:
+            weights = initialize_router(network, texts, method=method, seed=recipe.random_seed)
+            named = {str(layer): weight for layer, weight in weights.items()}
+            save_file(named, output / "routers" / f"{method}.safetensors")
+        write_router(model, self._router(output, section.router))
+
+    def expert_paths(self) -> list[Path]:
+        """The experts' checkpoints, in the order of the domains."""
+        given = self.recipe.experts.checkpoints
+        if given:
+            return [read_checkpoint(self.resolve(given[name])).path for name in self.recipe.domain_names]
+        return [self.folder.stage_folder(f"expert-{name}") / "model" for name in self.recipe.domain_names]
+
+    @staticmethod
+    def _router(assembly: Path, method: str) -> dict[int, torch.Tensor]:
+        stored = load_file(assembly / "routers" / f"{method}.safetensors")
+        return {int(layer): weight for layer, weight in stored.items()}
+
+    # measuring and handing over
+
+    def measure(self, output: Path) -> None:
+        """Measure every way of combining the experts on the test documents of every domain."""
+        line_up = LineUp(self.test_blocks(), self.recipe.arena.batch_size, self._say_row)
+        spent = self.training_tokens()
+        experts = [
+            CausalLM(name, self._for_measuring(path), self.tokenizer)
+            for name, path in zip(self.recipe.domain_names, self.expert_paths(), strict=True)
+        ]
+        rows: list[Row] = []
+        if self.has_seed:
+            rows.append(line_up.reference("seed", self._for_measuring_stage("seed"), spent["seed"]))
+        rows += line_up.experts(experts, spent["expert"])
+        rows += line_up.ensembles(experts, spent["experts"])
+        assembly = self.folder.stage_folder("assemble")
+        routers = {method: self._router(assembly, method) for method in ROUTERS}
+        rows += line_up.untrained(self._for_measuring_stage("assemble"), routers, spent["experts"])
+        for stage, name in {"router": "mixture, router trained", "joint": "mixture, trained jointly"}.items():
+            if stage in spent:
+                rows.append(line_up.row(name, "mixture", self._for_measuring_stage(stage), spent[stage]))
+        if self.has_seed:
+            rows.append(line_up.dense(self._for_measuring_stage("dense"), spent["dense"]))
+        bootstrap = Bootstrap(self.recipe.arena.num_resamples, self.recipe.random_seed)
+        table = ArenaTable(tuple(rows), self.recipe.domain_names, bootstrap)
+        (output / TABLE).write_text(table.to_json())
+        (output / "table.md").write_text(table.to_markdown())
+        (output / "table.csv").write_text(table.to_csv())
+
+    @property
+    def table(self) -> ArenaTable:
+        """The finished arena's table."""
+        return ArenaTable.from_json((self.folder.stage_folder("arena") / TABLE).read_text())
+
+    def export(self, output: Path) -> None:
+        """Write the final model, with its card, where a stranger finds it."""
+        source = self.folder.stage_folder(self.final_stage) / "model"
+        card = model_card(
+            title=self.loaded.name,
+            folder=str(self.folder.path / "model"),
+            experts=self.recipe.domain_names,
+            top_k=self.recipe.assemble.num_experts_per_tok,
+            verdict=self.table.verdict(),
+            table=self.table.to_markdown(),
+            versions=versions(),
+            recipe=self.loaded.text,
+        )
+        export_checkpoint(source, output / "model", card)
+        for file in (output / "model").iterdir():
+            file.rename(output / file.name)
+        (output / "model").rmdir()
+
+    def report(self, output: Path) -> None:
+        """Write the page."""
+        network = self._for_measuring_stage(self.final_stage)
+        routing = map_routing(
+            network, self.test_blocks(), list(self.recipe.domain_names), batch_size=self.recipe.arena.batch_size
+        )
+        (output / "routing.json").write_text(json.dumps(routing.to_json()))
+        for line in routing.warnings():
+            self.say(f"  {line}")
+        write_report(
+            output / "report.html",
+            title=self.loaded.name,
+            table=self.table,
+            histories={stage: self.history(stage) for stage in self.training_stages},
+            routing_map=routing,
+            recipe=self.loaded.text,
+            versions=versions(),
+        )
+
+    # what stages know of the whole
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the recipe says."""
+        return self.loaded.recipe
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether there is a dense model from which the experts came."""
+        return not self.recipe.experts.checkpoints or self.recipe.seed.checkpoint is not None
+
+    @property
+    def expert_stages(self) -> tuple[str, ...]:
+        """The stages that train experts; none where checkpoints are given."""
+        if self.recipe.experts.checkpoints:
+            return ()
+        return tuple(f"expert-{name}" for name in self.recipe.domain_names)
+
+    @property
+    def mixture_stages(self) -> tuple[str, ...]:
+        """The stages that train the assembled mixture."""
+        return tuple(name for name in ("router", "joint") if getattr(self.recipe, name).num_steps)
+
+    @property
+    def training_stages(self) -> tuple[str, ...]:
+        """All stages that train something."""
+        seed = ("seed",) if self.has_seed else ()
+        dense = ("dense",) if self.has_seed else ()
+        return (*seed, *self.expert_stages, *self.mixture_stages, *dense)
+
+    @property
+    def final_stage(self) -> str:
+        """The stage that made the final mixture."""
+        return ("assemble", *self.mixture_stages)[-1]
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """The checkpoint that brings the tokenizer; ``None`` if one is trained."""
+        source = self.recipe.seed.checkpoint or next(iter(self.recipe.experts.checkpoints.values()), None)
+        return None if source is None else self.resolve(source)
+
+    def resolve(self, checkpoint: str) -> str:
+        """A checkpoint's folder, relative to the recipe's; a Hub name as it is."""
+        beside = self.loaded.path.parent / checkpoint
+        return str(beside) if beside.is_dir() else checkpoint
+
+    def training_tokens(self) -> dict[str, int]:
+        """Tokens on which models were trained when each stage is done, those of the stages before included."""
+        recipe, length = self.recipe, self.recipe.data.sequence_length
+
+        def tokens(section: Any) -> int:
+            return section.num_steps * section.batch_size * length
+
+        seed = tokens(recipe.seed.training) if self.has_seed else 0
+        expert = 0 if recipe.experts.checkpoints else tokens(recipe.experts.training)
+        spent = {"seed": seed, "expert": seed + expert, "experts": seed + expert * len(recipe.domain_names)}
+        total = spent["experts"]
+        for stage in self.mixture_stages:
+            total += tokens(getattr(recipe, stage))
+            spent[stage] = total
+        return spent | {"dense": seed + dense_steps(recipe) * recipe.experts.training.batch_size * length}
+
+    def history(self, stage: str) -> list[dict[str, Any]]:
+        """The records of a finished training stage."""
+        return json.loads((self.folder.stage_folder(stage) / HISTORY).read_text())
+
+    def load_stage(self, stage: str) -> PreTrainedModel:
+        """The model that a finished stage made."""
+        return load_network(self.folder.stage_folder(stage) / "model")
+
+    def _for_measuring_stage(self, stage: str) -> PreTrainedModel:
+        return self._for_measuring(self.folder.stage_folder(stage) / "model")
+
+    def _for_measuring(self, path: Path) -> PreTrainedModel:
+        network = load_network(path)
+        choose_attention(network, self.recipe.data.sequence_length)
+        return network
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        if is_main():
+            self.console.print(line, highlight=False)
+
+    def _say_row(self, row: Row) -> None:
+        means = [scores.nats_per_token for scores in row.scores.values()]
+        self.say(f"  {row.name:32} {sum(means) / len(means):.3f} nats per token")
+
+
+def load_network(folder: Path) -> PreTrainedModel:
+    """A model in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+
+
+def versions() -> Mapping[str, str]:
+    """What this process runs on."""
+    packages = ("moesaic", "torch", "transformers")
+    return {"Python": python_version()} | {package: version(package) for package in packages}

@@ -1,0 +1,55 @@
+"""Where a training stage stopped: weights, optimizer and history, as safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from moesaic.training.optimizer import load_optimizer_tensors, optimizer_tensors
+from moesaic.training.records import StepRecord
+
+_PREFIX = "checkpoint-"
+
+
+def save_checkpoint(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[StepRecord]
+) -> None:
+    """Write a checkpoint whole or not at all, then drop the one before it."""
+    earlier = _checkpoints(folder)
+    target = folder / f"{_PREFIX}{len(history):08d}"
+    partial = folder / f"partial-{target.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: tensor.data for name, tensor in network.named_parameters()}, partial / "weights.safetensors")
+    save_file(optimizer_tensors(optimizer, network), partial / "optimizer.safetensors")
+    (partial / "history.json").write_text(json.dumps([asdict(record) for record in history]))
+    partial.rename(target)
+    for checkpoint in earlier:
+        shutil.rmtree(checkpoint)
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[StepRecord]:
+    """Continue from the last whole checkpoint.
+
+    Returns:
+        The steps done so far; empty if there is no checkpoint.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return []
+    weights = load_file(found[-1] / "weights.safetensors")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(weights[name])
+    load_optimizer_tensors(optimizer, network, load_file(found[-1] / "optimizer.safetensors"))
+    return [StepRecord(**record) for record in json.loads((found[-1] / "history.json").read_text())]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*"))

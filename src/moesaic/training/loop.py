@@ -1,0 +1,134 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from moesaic.data import Batch, BatchSampler
+from moesaic.errors import TrainingError
+from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
+from moesaic.training.objectives import Losses, Objective
+from moesaic.training.optimizer import build_optimizer, set_learning_rate
+from moesaic.training.options import TrainingOptions, freeze, resolve_precision
+from moesaic.training.processes import is_main, num_processes, rank, training_device
+from moesaic.training.records import OnStep, StepRecord
+
+
+def fit(
+    network: nn.Module,
+    sampler: BatchSampler,
+    objective: Objective,
+    options: TrainingOptions,
+    *,
+    checkpoint_folder: Path | None = None,
+    on_step: OnStep | None = None,
+) -> list[StepRecord]:
+    """Train a network in place.
+
+    Every batch and every random choice is a function of the seed and the step, so that a run that continues from a
+    checkpoint ends with the same bits as one that was never stopped. Under ``torchrun`` each process works on its share of
+    every batch.
+
+    Args:
+        network: What is trained; parameters whose learning rate is scaled by 0 are frozen.
+        sampler: Gives the batch of each step.
+        objective: What is minimized.
+        options: How.
+        checkpoint_folder: Where to continue from and to write checkpoints; without it there are none.
+        on_step: Told of every step.
+
+    Returns:
+        One record a step, those before a continued checkpoint included.
+
+    Raises:
+        ValueError: If the batch cannot be shared out evenly, or everything is frozen.
+        TrainingError: If the loss is no longer a finite number.
+    """
+    num_parts = num_processes() * options.gradient_accumulation_steps
+    if options.batch_size % num_parts:
+        raise ValueError(
+            f"batch_size ({options.batch_size}) must be a multiple of the number of processes ({num_processes()}) times "
+            f"gradient_accumulation_steps ({options.gradient_accumulation_steps})."
+        )
+    device = training_device()
+    freeze(network, options.learning_rate_scales)
+    network.to(device).train()
+    optimizer = build_optimizer(network, options)
+    history = load_checkpoint(checkpoint_folder, network, optimizer) if checkpoint_folder else []
+    step_losses = _share(_StepLosses(network, objective), device)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    for step in range(len(history), options.num_steps):
+        torch.manual_seed(options.seed * 1_000_003 + step)
+        learning_rate = set_learning_rate(optimizer, step, options)
+        optimizer.zero_grad(set_to_none=True)
+        parts = _accumulate(step_losses, sampler.batch(step).to(device), options)
+        loss = parts.pop("loss")
+        if not torch.isfinite(torch.tensor(loss)):
+            raise TrainingError(
+                f"Step {step + 1} of {options.num_steps}: the loss is {loss} at learning rate {learning_rate:.3g}. "
+                f"Lower learning_rate ({options.learning_rate:g}) or raise num_warmup_steps "
+                f"({options.num_warmup_steps}); the last checkpoint is kept."
+            )
+        nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
+        optimizer.step()
+        num_tokens = (step + 1) * options.tokens_per_step
+        history.append(StepRecord(step + 1, loss, parts, learning_rate, num_tokens))
+        if on_step is not None:
+            on_step(history[-1])
+        due = options.checkpoint_every and (step + 1) % options.checkpoint_every == 0
+        if checkpoint_folder and due and is_main():
+            save_checkpoint(checkpoint_folder, network, optimizer, history)
+    network.eval().requires_grad_(True)
+    return history
+
+
+class _StepLosses(nn.Module):
+    """The objective as a module, so that DistributedDataParallel can wrap it."""
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.objective(self.network, batch)
+
+
+def _share(step_losses: _StepLosses, device: torch.device) -> nn.Module:
+    if num_processes() == 1:
+        return step_losses
+    return DistributedDataParallel(step_losses, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def _accumulate(step_losses: nn.Module, batch: Batch, options: TrainingOptions) -> dict[str, float]:
+    """Add up the gradients of a batch, part by part; return the mean losses over parts and processes."""
+    num_parts = options.gradient_accumulation_steps
+    rows = options.batch_size // (num_parts * num_processes())
+    dtype = resolve_precision(options.precision, batch.input_ids.device)
+    sums: dict[str, Tensor] = {}
+    for part in range(num_parts):
+        first = (part * num_processes() + rank()) * rows
+        last_part = part == num_parts - 1
+        wait = contextlib.nullcontext() if last_part or num_processes() == 1 else step_losses.no_sync()  # type: ignore[operator]
+        with wait:
+            with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
+                losses: Losses = step_losses(batch.rows(first, first + rows))
+            (losses.total / num_parts).backward()
+        for name, value in {"loss": losses.total, **losses.parts}.items():
+            sums[name] = sums.get(name, 0) + value.detach() / num_parts
+    return _mean_over_processes(sums)
+
+
+def _mean_over_processes(values: Mapping[str, Tensor]) -> dict[str, float]:
+    stacked = torch.stack([value.float() for value in values.values()])
+    if num_processes() > 1:
+        distributed.all_reduce(stacked)
+        stacked /= num_processes()
+    return dict(zip(values, stacked.tolist(), strict=True))

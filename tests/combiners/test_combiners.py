@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from moesaic.combiners import (
+    Average,
+    Combiner,
+    Posterior,
+    Routed,
+    Weighted,
+    build_combiner,
+    register,
+    top_k_routing,
+)
+from moesaic.mixture import Mixture
+
+TOKENS = torch.tensor([[5, 17, 8, 42]])
+
+
+def test_uniform_weights_equal_the_average(members):
+    average = Mixture(members, Average())(TOKENS).logits
+    torch.testing.assert_close(Mixture(members, Weighted([1 / 3, 1 / 3, 1 / 3]))(TOKENS).logits, average)
+
+
+def test_one_hot_weights_equal_that_member(members):
+    expected = members[1].network(TOKENS).logits.log_softmax(-1)
+    torch.testing.assert_close(Mixture(members, Weighted([0.0, 1.0, 0.0]))(TOKENS).logits, expected)
+
+
+def test_top_k_of_all_members_equals_the_dense_mixture(members):
+    torch.testing.assert_close(
+        Mixture(members, Routed(top_k=3))(TOKENS).logits, Mixture(members, Routed())(TOKENS).logits
+    )
+
+
+def test_top_k_uses_that_many_members(members):
+    weights = Mixture(members, Routed(top_k=2))(TOKENS).routing.weights
+    assert ((weights > 0).sum(-1) == 2).all()
+
+
+def test_top_k_without_rescaling_keeps_the_probabilities():
+    # softmax(log 6, log 3, log 1) = (0.6, 0.3, 0.1)
+    logits = torch.tensor([6.0, 3.0, 1.0]).log()
+    torch.testing.assert_close(top_k_routing(logits, top_k=2, normalize=False).weights, torch.tensor([0.6, 0.3, 0.0]))
+    torch.testing.assert_close(top_k_routing(logits, top_k=2).weights, torch.tensor([2 / 3, 1 / 3, 0.0]))
+
+
+def test_the_posterior_gives_a_text_the_mean_of_the_members_probabilities(members):
+    # Bayes' rule: the product of the mixture's predictions is the mixture of the products.
+    def log_probability(logits):
+        predictions = logits.log_softmax(-1)[:, :-1]
+        return predictions.gather(-1, TOKENS[:, 1:, None]).sum().item()
+
+    each = torch.tensor([log_probability(member.network(TOKENS).logits) for member in members])
+    expected = each.logsumexp(0).item() - math.log(3)
+    assert log_probability(Mixture(members, Posterior())(TOKENS).logits) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_posterior_begins_with_equal_weights(members):
+    weights = Mixture(members, Posterior())(TOKENS).routing.weights
+    torch.testing.assert_close(weights[0, 0], torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Weighted([0.5, 0.6]), "weights must be non-negative and sum to 1, got [0.5, 0.6], which sum to 1.1."),
+        (lambda: Weighted([]), "weights must be non-negative and sum to 1, got [], which sum to 0."),
+        (lambda: Posterior(forgetting=1.5), "forgetting must be from 0 to 1, got 1.5."),
+        (
+            lambda: Routed(top_k=1),
+            "top_k=1 with normalize=True gives every chosen member the weight 1, so its router cannot learn from the "
+            "language-model loss. Use normalize=False, or top_k=2 or more.",
+        ),
+        (
+            lambda: build_combiner("averaged"),
+            "No combiner is called 'averaged'; there are average, posterior, routed, weighted.",
+        ),
+        (lambda: top_k_routing(torch.zeros(2), top_k=3), "top_k must be from 1 to num_members (2), got 3."),
+        (lambda: register("average")(Average), "The word 'average' already names the combiner Average."),
+    ],
+)
+def test_bad_arguments_are_refused(make, sentence):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("combiner", "sentence"),
+    [
+        (Weighted([0.5, 0.5]), "Weighted has 2 weights for 3 members; give one a member."),
+        (Routed(top_k=4), "top_k must be from 1 to num_members (3), got 4."),
+    ],
+)
+def test_a_combiner_that_does_not_fit_the_members_is_refused(members, combiner, sentence):
+    with pytest.raises(ValueError) as error:
+        Mixture(members, combiner)
+    assert str(error.value) == sentence
+
+
+def test_a_combiner_of_ones_own_is_known_by_its_word():
+    from moesaic.combiners import COMBINERS
+
+    @register("first")
+    class First(Average):
+        pass
+
+    try:
+        assert isinstance(build_combiner("first"), First)
+        assert issubclass(First, Combiner)
+    finally:
+        del COMBINERS["first"]
