@@ -123,8 +123,10 @@ def _docstrings_of(source: str) -> Iterator[str]:
 
 def _cpp_headers() -> Iterator[str]:
     include = Path(sysconfig.get_path("purelib")) / "torch" / "include"
-    for path in sorted(include.rglob("*.h")):
-        yield from _pieces(_read(path), "\n\n")
+    # Not ATen: most of it is generated, and a model would learn its one template rather than C++.
+    for folder in ("c10", "torch", "pybind11"):
+        for path in sorted((include / folder).rglob("*.h")):
+            yield from _pieces(_read(path), "\n\n")
 
 
 def _messages(language: str) -> Iterator[str]:

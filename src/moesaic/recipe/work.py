@@ -30,7 +30,7 @@ from moesaic.data import (
 )
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, choose_attention, read_checkpoint
+from moesaic.members import CausalLM, choose_kernels, read_checkpoint
 from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
 from moesaic.recipe.build import (
     FEED_FORWARD_ONLY,
@@ -174,7 +174,7 @@ class Work:
         domains: Sequence[int] | None = None,
     ) -> None:
         """Train a network on some of the domains and save it with its history."""
-        choose_attention(network, options.sequence_length)
+        choose_kernels(network, options.sequence_length)
         chosen = range(len(self.domains)) if domains is None else domains
         sampler = BatchSampler(
             [self.domains[index].train for index in chosen],
@@ -208,7 +208,7 @@ class Work:
             router_seed=recipe.random_seed,
         )
         network, length = load_network(model), recipe.data.sequence_length
-        choose_attention(network, length)
+        choose_kernels(network, length)
         rows = max(1, section.router_tokens // length)
         texts = [
             [BatchSampler([domain.train], batch_size=rows, sequence_length=length, seed=recipe.random_seed).batch(0).input_ids]
@@ -380,7 +380,7 @@ class Work:
 
     def _for_measuring(self, path: Path) -> PreTrainedModel:
         network = load_network(path)
-        choose_attention(network, self.recipe.data.sequence_length)
+        choose_kernels(network, self.recipe.data.sequence_length)
         return network
 
     def say(self, line: str) -> None:
