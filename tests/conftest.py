@@ -8,10 +8,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from transformers.utils import logging  # noqa: E402  (the switches above must come first)
+from transformers.utils import logging
 
-from moesaic.members import CausalLM  # noqa: E402
-from moesaic.testing import tiny_causal_lm, tiny_tokenizer  # noqa: E402
+from moesaic.members import CausalLM
+from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 
 logging.disable_progress_bar()
 
@@ -20,4 +20,6 @@ logging.disable_progress_bar()
 def members():
     """Three tiny Llama-shaped members that share a tokenizer."""
     tokenizer = tiny_tokenizer()
-    return [CausalLM(name, tiny_causal_lm(seed=seed), tokenizer) for seed, name in enumerate(("general", "news", "law"))]
+    return [
+        CausalLM(name, tiny_causal_lm(seed=seed), tokenizer) for seed, name in enumerate(("general", "news", "law"))
+    ]

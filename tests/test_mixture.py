@@ -39,7 +39,8 @@ def test_a_mixture_is_a_member(members):
     assert outer.member_names == ["inner", "law"]
     # The inner members weigh 1/2 * 1/2 each, the outer one 1/2.
     expected = sum(
-        weight * member.network(TOKENS).logits.softmax(-1) for weight, member in zip((0.25, 0.25, 0.5), members, strict=True)
+        weight * member.network(TOKENS).logits.softmax(-1)
+        for weight, member in zip((0.25, 0.25, 0.5), members, strict=True)
     )
     torch.testing.assert_close(outer(TOKENS).logits.softmax(-1), expected)
     assert torch.equal(generate(outer), generate(outer, use_cache=False))
@@ -64,7 +65,7 @@ def test_a_mixture_prints_its_members_and_combiner(members):
 
 
 def test_no_member_is_refused():
-    with pytest.raises(ValueError, match="^A mixture needs at least one member, got none.$"):
+    with pytest.raises(ValueError, match=r"^A mixture needs at least one member, got none\.$"):
         Mixture([], Average())
 
 
@@ -74,7 +75,7 @@ def test_no_combiner_is_refused(members):
 
 
 def test_two_members_with_one_name_are_refused(members):
-    with pytest.raises(ValueError, match="^Two members are called 'news'; give each its own name.$"):
+    with pytest.raises(ValueError, match=r"^Two members are called 'news'; give each its own name\.$"):
         Mixture([members[1], members[1]], Average())
 
 
@@ -92,6 +93,6 @@ def test_different_vocabularies_of_one_size_are_refused(members):
     with pytest.raises(IncompatibleMembersError) as error:
         Mixture([members[0], other], Average())
     assert str(error.value) == (
-        "Members that meet at logits need one vocabulary: general has 300 tokens, other has 300 tokens, but not the same "
-        "ones. Use members that share a tokenizer."
+        "Members that meet at logits need one vocabulary: general has 300 tokens, other has 300 tokens, but not the "
+        "same ones. Use members that share a tokenizer."
     )

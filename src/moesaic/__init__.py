@@ -1,6 +1,7 @@
 """moesaic: one model out of several.
 
-``y = Σ_m w_m(x) f_m(x)``: members and a combiner. Nouns are classes, verbs are functions, and the verbs are the commands.
+``y = Σ_m w_m(x) f_m(x)``: members and a combiner. Nouns are classes, verbs are functions, and the verbs are the
+commands.
 """
 
 from __future__ import annotations

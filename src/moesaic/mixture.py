@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,7 @@ from moesaic.errors import IncompatibleMembersError
 from moesaic.types import Member, MixtureOutput
 
 
+@no_type_check  # Transformers makes the dataclass; its __init__ takes more than the fields
 class MixtureConfig(PreTrainedConfig):
     """What a saved mixture says of itself: its members' own configurations and its combiner's word and arguments.
 
@@ -165,6 +166,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
             past_key_values: What an earlier call returned.
             use_cache: Return a cache for the tokens to come.
             labels: Tokens to be predicted, as Transformers spells them: the input itself, -100 where nothing is scored.
+            **kwargs: What ``generate`` passes to every model; members make their own.
 
         Returns:
             The combined logits, the routing, the cache if asked for, and the loss if there are labels.
@@ -231,7 +233,7 @@ def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
     return MixtureConfig(
         members=[member.network.config.to_dict() for member in members],  # type: ignore[union-attr, operator]
         member_names=[member.name for member in members],
-        combiner={"type": combiner.type, **combiner.arguments()},
+        combiner={"type": combiner.word, **combiner.arguments()},
         vocab_size=first.vocab_size,
         bos_token_id=first.bos_token_id,
         eos_token_id=first.eos_token_id,
@@ -241,7 +243,9 @@ def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
     )
 
 
-def _token_mask(input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None) -> Bool[Tensor, "batch position"]:
+def _token_mask(
+    input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None
+) -> Bool[Tensor, "batch position"]:
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     return attention_mask[:, -input_ids.shape[1] :].bool()

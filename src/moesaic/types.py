@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -69,6 +69,7 @@ class MixtureOutput(CausalLMOutputWithPast):
     routing: Routing | None = None
 
 
+@runtime_checkable
 class Member(Protocol):
     """A whole model that can be combined with others.
 

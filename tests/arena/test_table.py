@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from moesaic.arena import DENSE, ORACLE, ArenaTable, Bootstrap, DocumentScores, Row, oracle_row
 
@@ -44,16 +45,36 @@ def test_the_verdict_says_what_won_and_by_how_much():
     arena = table(MIXTURE, row(DENSE, "reference", 3.2, 3.3))
     # Means: mixture and dense 3.25, expert news 4.0, oracle 3.05.
     assert arena.verdict() == (
-        "Mixture has the lowest loss, 3.250 [2.952, 3.483] nats per token; within noise of "
-        "(+0.000 [+0.000, +0.000]) the next, dense, same total tokens. It is 0.750 [0.681, 0.804] below expert news; within "
-        "noise of (+0.000 [+0.000, +0.000]) dense, same total tokens; 0.200 [0.182, 0.214] above oracle (domain known)."
+        "Lowest loss: mixture, 3.250 [3.033, 3.413] nats per token; level with dense, same total tokens "
+        "(+0.000 [+0.000, +0.000]), the next. Best sparse mixture: mixture, 0.750 [0.668, 0.838] below expert news; "
+        "level with dense, same total tokens (+0.000 [+0.000, +0.000]); 0.200 [0.187, 0.210] above "
+        "oracle (domain known)."
     )
 
 
 def test_a_mixture_that_does_not_win_is_compared_all_the_same():
     verdict = table(MIXTURE, row(DENSE, "reference", 2.0, 2.0)).verdict()
-    assert verdict.startswith("Dense, same total tokens has the lowest loss, 2.000 [")
-    assert "The best sparse mixture, mixture, is 0.750 [0.681, 0.804] below expert news; 1.250 [" in verdict
+    assert verdict.startswith("Lowest loss: dense, same total tokens, 2.000 [1.867, 2.100] nats per token; 1.250 [")
+    assert "Best sparse mixture: mixture, 0.750 [0.668, 0.838] below expert news; 1.250 [" in verdict
+
+
+def test_one_row_has_a_verdict_too():
+    assert ArenaTable(EXPERTS[:1], ("news", "law")).verdict().startswith("Lowest loss: expert news, 4.000 [")
+
+
+def printed(arena, width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(arena.to_rich(width=width))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_terminals_table_loses_no_figure(width):
+    text = printed(table(MIXTURE), width)
+    for cell in ("3.250 [3.033, 3.413]", "3.200", "3.300", "1.172", "20", "30", "50", "1k", "oracle (domain known)"):
+        assert cell in text
+    assert "…" not in text
+    assert ("Cost" in text) == (width == 80)
 
 
 def test_the_table_is_read_back_as_it_was_written():
@@ -64,7 +85,7 @@ def test_the_table_is_read_back_as_it_was_written():
 def test_markdown_has_a_line_a_row():
     lines = table(MIXTURE).to_markdown().splitlines()
     assert lines[0] == "| way of combining | mean | news | law | bits/byte | total | active | tokens/s | trained on |"
-    assert lines[3] == "| mixture | 3.250 [2.952, 3.483] | 3.200 | 3.300 | 1.172 | 20 | 30 | 50 | 1k |"
+    assert lines[3] == "| mixture | 3.250 [3.033, 3.413] | 3.200 | 3.300 | 1.172 | 20 | 30 | 50 | 1k |"
     assert len(lines) == 2 + 4
 
 

@@ -23,4 +23,4 @@ def test_every_combiner_keeps_the_contract(name):
 
 
 def test_every_registered_combiner_is_checked():
-    assert {make().type for make, _ in CASES.values()} == set(COMBINERS)
+    assert {make().word for make, _ in CASES.values()} == set(COMBINERS)

@@ -48,5 +48,5 @@ def test_a_weight_of_zero_has_finite_gradients():
 def test_an_unknown_space_is_refused(space):
     from moesaic.combiners import Average
 
-    with pytest.raises(ValueError, match="^space must be one of probability, log_probability, logit, got '.*'.$"):
+    with pytest.raises(ValueError, match=r"^space must be one of probability, log_probability, logit, got '.*'\.$"):
         Average(space)

@@ -131,7 +131,7 @@ def test_a_dataset_without_the_column_is_named(tmp_path):
 @pytest.mark.parametrize("kind", ["python_source", "docstrings", "cpp_headers"])
 def test_this_machine_has_text(kind):
     documents = MachineText(kind).documents()
-    sample = [next(documents) for _ in range(20)]
+    sample = [next(documents) for _ in range(200)]
     assert all(isinstance(document, str) for document in sample)
     assert sum(map(len, sample)) > 1000
 

@@ -7,8 +7,8 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from moesaic.errors import CheckpointError
-from moesaic.members import load_member, read_checkpoint
 from moesaic.members import checkpoints as module
+from moesaic.members import load_member, read_checkpoint
 from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm
 
 
@@ -84,8 +84,8 @@ def test_a_folder_without_a_configuration_is_named(folder):
 def test_a_pickle_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert fails(folder) == (
-        f"{folder}: the weights are a pickle (pytorch_model.bin), which can run code when it is read. Load it where you "
-        "trust it and save it with save_pretrained, which writes safetensors."
+        f"{folder}: the weights are a pickle (pytorch_model.bin), which can run code when it is read. Load it where "
+        "you trust it and save it with save_pretrained, which writes safetensors."
     )
 
 
@@ -126,7 +126,8 @@ def test_a_tensor_that_only_the_index_knows_is_named(tmp_path):
     name = sorted(tensors)[0]
     save_file({key: value for key, value in tensors.items() if key != name}, file)
     assert fails(tmp_path) == (
-        f"{tmp_path}: model.safetensors.index.json lists {name}, but the files do not hold it. Copy the checkpoint again."
+        f"{tmp_path}: model.safetensors.index.json lists {name}, but the files do not hold it. Copy the checkpoint "
+        f"again."
     )
 
 

@@ -15,7 +15,9 @@ TOKENS = torch.tensor([[5, 17, 8, 42, 9, 3], [11, 2, 7, 7, 90, 61]])
 
 
 def donors(tmp_path, family="llama", seeds=(1, 2, 3), **sizes):
-    return [save_tiny_checkpoint(tmp_path / f"{family}-{i}", family, seed=seed, **sizes) for i, seed in enumerate(seeds)]
+    return [
+        save_tiny_checkpoint(tmp_path / f"{family}-{i}", family, seed=seed, **sizes) for i, seed in enumerate(seeds)
+    ]
 
 
 def load(folder):
@@ -134,12 +136,11 @@ def test_differences_are_all_named_with_both_values(tmp_path):
     )
     assert fails(IncompatibleMembersError, [first, second], tmp_path / "out") == (
         "The members cannot be assembled into one sparse model; they differ in:\n"
-        "  intermediate_size: a has 64, b has 48\n"
-        "  vocab_size: a has 300, b has 310\n"
-        "  rms_norm_eps: a has 1e-06, b has 1e-05\n"
-        "  rope_parameters: a has {rope_theta: 10000.0, rope_type: default}, b has {rope_theta: 500.0, rope_type: default}\n"
-        "  tie_word_embeddings: a has False, b has True\n"
-        "Use members that were trained from one seed, or combine them at logits with moesaic.Mixture."
+        "  intermediate_size: a has 64, b has 48\n  vocab_size: a has 300, b has 310\n"
+        "  rms_norm_eps: a has 1e-06, b has 1e-05\n  rope_parameters: a has {rope_theta: 10000.0, rope_type: "
+        "default}, b has {rope_theta: 500.0, rope_type: default}\n"
+        "  tie_word_embeddings: a has False, b has True\nUse members that were trained from one seed, or combine "
+        "them at logits with moesaic.Mixture."
     )
 
 
@@ -157,9 +158,9 @@ def test_different_tokenizers_are_named(tmp_path):
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     file.write_text(json.dumps(values))
     count = len(vocabulary)
-    assert (
-        f"\n  vocabulary: llama-0 has {count} tokens, llama-1 has {count}, 2 of which are not the same\n"
-    ) in fails(IncompatibleMembersError, members, tmp_path / "out")
+    assert (f"\n  vocabulary: llama-0 has {count} tokens, llama-1 has {count}, 2 of which are not the same\n") in fails(
+        IncompatibleMembersError, members, tmp_path / "out"
+    )
 
 
 def edit(member, change):
@@ -181,8 +182,8 @@ def test_an_extra_tensor_is_named(tmp_path):
     members = donors(tmp_path)
     edit(members[2], lambda tensors: tensors.update({"extra.weight": torch.zeros(1)}))
     assert fails(CheckpointError, members, tmp_path / "out") == (
-        f"{members[2]}: member 'llama-2' has an extra tensor extra.weight; LlamaForCausalLM of this configuration has 21 "
-        "tensors. Save the checkpoint again."
+        f"{members[2]}: member 'llama-2' has an extra tensor extra.weight; LlamaForCausalLM of this configuration "
+        "has 21 tensors. Save the checkpoint again."
     )
 
 
@@ -198,8 +199,8 @@ def test_a_tensor_of_another_shape_is_named(tmp_path):
 def test_biases_that_mixtral_lacks_are_refused(tmp_path):
     members = donors(tmp_path, attention_bias=True)
     assert fails(CheckpointError, members, tmp_path / "out") == (
-        "The members have biases (attention_bias or mlp_bias), which Mixtral cannot express. Combine them at logits, with "
-        "moesaic.Mixture."
+        "The members have biases (attention_bias or mlp_bias), which Mixtral cannot express. Combine them at logits, "
+        "with moesaic.Mixture."
     )
 
 
@@ -225,8 +226,8 @@ def test_an_architecture_without_a_sparse_form_is_refused(tmp_path):
         (
             3,
             {"num_experts_per_tok": 1},
-            "num_experts_per_tok=1 rescales the one weight to 1, so the router cannot learn from the language-model loss. "
-            "Use 2 or more.",
+            "num_experts_per_tok=1 rescales the one weight to 1, so the router cannot learn from the language-model "
+            "loss. Use 2 or more.",
         ),
         (3, {"member_names": ["a", "b"]}, "member_names must be 3 different names, got a, b."),
     ],

@@ -75,12 +75,14 @@ def test_a_seed_checkpoint_is_taken_as_it_is_unless_training_is_asked_for(path):
         ("data.domains.1.name=news", "news.yaml, data.domains: two domains are called 'news'. Give each its own name."),
         (
             "assemble.num_experts_per_tok=4",
-            "news.yaml, assemble.num_experts_per_tok: 4 is more than the 2 experts (news, law). Use 2 to 2, or add domains.",
+            "news.yaml, assemble.num_experts_per_tok: 4 is more than the 2 experts (news, law). Use 2 to 2, or add "
+            "domains.",
         ),
         (
             "assemble.num_experts_per_tok=1",
-            "news.yaml, assemble.num_experts_per_tok: with 1, a mixture that rescales its weights to sum to 1 gives every "
-            "chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or more.",
+            "news.yaml, assemble.num_experts_per_tok: with 1, a mixture that rescales its weights to sum to 1 gives "
+            "every chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or "
+            "more.",
         ),
         ("assemble.shared=nws", "news.yaml, assemble.shared: 'nws' is none of average, seed, news, law."),
         (
@@ -90,9 +92,9 @@ def test_a_seed_checkpoint_is_taken_as_it_is_unless_training_is_asked_for(path):
         ),
         (
             "data.domains.0.source.type=csv",
-            "news.yaml, data.domains.0.source: {'type': 'csv', 'path': 'news.jsonl'} (a mapping) does not fit: input tag "
-            "'csv' found using 'type' does not match any of the expected tags: 'jsonl', 'parquet', 'folder', 'hub', "
-            "'machine'.",
+            "news.yaml, data.domains.0.source: {'type': 'csv', 'path': 'news.jsonl'} (a mapping) does not fit: input "
+            "tag 'csv' found using 'type' does not match any of the expected tags: 'jsonl', 'parquet', 'folder', "
+            "'hub', 'machine'.",
         ),
         ("joint", "--set joint: write dotted.key=value, for instance joint.num_steps=10."),
         ("data.domains.7.name=x", "--set data.domains.7.name=x: news.yaml has no data.domains.7."),
@@ -109,14 +111,23 @@ def test_everything_that_does_not_fit_is_named_at_once(path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("data: [", "news.yaml, line 1, column 8: expected the node content, but found '<stream end>'. A recipe is a YAML file."),
-        ("joint: {}\njoint: {}\n", "news.yaml, line 2, column 1: the key 'joint' stands twice. A recipe is a YAML file."),
+        (
+            "data: [",
+            "news.yaml, line 1, column 8: expected the node content, but found '<stream end>'. A recipe is a YAML "
+            "file.",
+        ),
+        (
+            "joint: {}\njoint: {}\n",
+            "news.yaml, line 2, column 1: the key 'joint' stands twice. A recipe is a YAML file.",
+        ),
         ("- data\n", "news.yaml: a recipe is a mapping of sections such as data and experts, got ['data'] (a list)."),
         ("{}\n", "news.yaml, data: this key is needed, and missing."),
     ],
 )
 def test_text_that_is_no_recipe_is_named(path, text, sentence):
-    assert fails(path, text=text) == sentence.replace("news.yaml", str(path) if "YAML" in sentence or "mapping" in sentence else "news.yaml", 1)
+    assert fails(path, text=text) == sentence.replace(
+        "news.yaml", str(path) if "YAML" in sentence or "mapping" in sentence else "news.yaml", 1
+    )
 
 
 def test_a_missing_recipe_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """Every way of combining the same members, measured on the same documents, in one table."""
 
 from moesaic.arena.cost import active_parameters, total_parameters
+from moesaic.arena.evaluate import evaluate
 from moesaic.arena.measure import Measurement, measure
 from moesaic.arena.scores import Bootstrap, DocumentScores, Interval
 from moesaic.arena.table import DENSE, ORACLE, ArenaTable, Row, oracle_row
@@ -15,6 +16,7 @@ __all__ = [
     "Measurement",
     "Row",
     "active_parameters",
+    "evaluate",
     "measure",
     "oracle_row",
     "total_parameters",

@@ -60,8 +60,8 @@ def measure(network: Any, blocks: Mapping[str, EvaluationBlocks], *, batch_size:
             tokens.index_add_(0, index.flatten(), (labels >= 0).double().flatten())
         if not torch.isfinite(nats).all():
             raise TrainingError(
-                f"{name} gives no number for {int((~torch.isfinite(nats)).sum())} of {len(nats)} test documents of {domain}; "
-                "its weights or one of its members' are damaged or not a number."
+                f"{name} gives no number for {int((~torch.isfinite(nats)).sum())} of {len(nats)} test documents of "
+                f"{domain}; its weights or one of its members' are damaged or not a number."
             )
         scores[domain] = DocumentScores(
             nats.numpy(), tokens.numpy().astype(np.int64), documents.document_bytes.numpy().astype(np.int64)

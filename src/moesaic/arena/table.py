@@ -6,9 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from moesaic.arena.scores import Bootstrap, DocumentScores, Interval, Metric
@@ -18,6 +20,12 @@ SortKey = Literal["loss", "active_parameters", "tokens_per_second", "training_to
 
 ORACLE = "oracle (domain known)"
 DENSE = "dense, same total tokens"
+
+_COLUMNS = ("way of combining", "mean", "bits/byte", "total", "active", "tokens/s", "trained on")
+"""What every table shows; the domains' own columns follow the mean."""
+
+_WIDE = 120
+"""Columns of a terminal from which losses and costs stand side by side."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Row:
         total_parameters: Parameters in all.
         active_parameters: Parameters that work on a token.
         tokens_per_second: Tokens read in a second; ``None`` for what is no model that can be run.
-        training_tokens: Tokens on which it was trained, those of its members and of their seed included.
+        training_tokens: Tokens on which it was trained, those of its members and of their seed included; ``None`` where
+            that is not known.
     """
 
     name: str
@@ -40,7 +49,7 @@ class Row:
     total_parameters: int
     active_parameters: int
     tokens_per_second: float | None
-    training_tokens: int
+    training_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class ArenaTable:
 
     rows: tuple[Row, ...]
     domains: tuple[str, ...]
-    bootstrap: Bootstrap = Bootstrap()
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def sorted(self, by: SortKey = "loss") -> ArenaTable:
         """The same table with its rows in another order."""
@@ -63,7 +72,7 @@ class ArenaTable:
             "loss": lambda row: self.mean(row).value,
             "active_parameters": lambda row: row.active_parameters,
             "tokens_per_second": lambda row: -(row.tokens_per_second or 0),
-            "training_tokens": lambda row: row.training_tokens,
+            "training_tokens": lambda row: row.training_tokens or 0,
         }
         return ArenaTable(tuple(sorted(self.rows, key=keys[by])), self.domains, self.bootstrap)
 
@@ -92,19 +101,14 @@ class ArenaTable:
 
     def verdict(self) -> str:
         """What won and by how much, in a few sentences."""
-        ranked = [row for row in self.sorted().rows if row.name != ORACLE]
-        winner, second = ranked[0], ranked[1]
-        sentences = [
-            f"{_capital(winner.name)} has the lowest loss, {self.mean(winner)} nats per token; "
-            f"{self._against(winner, second)} the next, {second.name}."
-        ]
-        mixtures = [row for row in ranked if row.kind == "mixture"]
-        if mixtures:
-            best = mixtures[0]
-            others = [row for row in (self._best_expert(), self._find(DENSE), self._find(ORACLE)) if row is not None]
-            compared = "; ".join(f"{self._against(best, row)} {row.name}" for row in others)
-            subject = "It" if best is winner else f"The best sparse mixture, {best.name},"
-            sentences.append(f"{subject} is {compared}." if best is winner else f"{subject} is {compared}.")
+        winner, *others = [row for row in self.sorted().rows if row.name != ORACLE]
+        next_best = f"; {self._against(winner, others[0])}, the next" if others else ""
+        sentences = [f"Lowest loss: {winner.name}, {self.mean(winner)} nats per token{next_best}."]
+        best = next((row for row in (winner, *others) if row.kind == "mixture"), None)
+        peers = [row for row in (self._best_expert(), self._find(DENSE), self._find(ORACLE)) if row is not None]
+        if best is not None and peers:
+            compared = "; ".join(self._against(best, row) for row in peers)
+            sentences.append(f"Best sparse mixture: {best.name}, {compared}.")
         return " ".join(sentences)
 
     def _best_expert(self) -> Row | None:
@@ -117,27 +121,37 @@ class ArenaTable:
     def _against(self, row: Row, other: Row) -> str:
         difference = self.difference(other, row)
         if not difference.excludes_zero:
-            return f"within noise of ({difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}])"
+            return f"level with {other.name} ({difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}])"
         word = "below" if difference.value > 0 else "above"
         low, high = sorted((abs(difference.low), abs(difference.high)))
-        return f"{abs(difference.value):.3f} [{low:.3f}, {high:.3f}] {word}"
+        return f"{abs(difference.value):.3f} [{low:.3f}, {high:.3f}] {word} {other.name}"
 
-    def to_rich(self, by: SortKey = "loss") -> Table:
-        """The table for a terminal."""
-        table = Table(title="Loss in nats per token (95% interval over documents), and its cost", title_justify="left")
-        table.add_column("way of combining", no_wrap=True)
-        for column in ("mean", *self.domains, "bits/byte", "total", "active", "tokens/s", "trained on"):
-            table.add_column(column, justify="right", no_wrap=True)
+    def to_rich(self, by: SortKey = "loss", *, width: int = 80) -> RenderableType:
+        """The table for a terminal: one where it fits into ``width`` columns, losses and costs apart where not."""
+        title = "Loss in nats per token (95% interval over documents)"
+        name, losses, costs = _COLUMNS[:1], ("mean", *self.domains), _COLUMNS[2:]
+        if width >= _WIDE:
+            return self._grid(by, title, (*name, *losses, *costs))
+        return Group(self._grid(by, title, (*name, *losses)), self._grid(by, "Cost", (*name, *costs)))
+
+    def _grid(self, by: SortKey, title: str, columns: Sequence[str]) -> Table:
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in columns:
+            is_name = column == _COLUMNS[0]
+            table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
         styles = {"mixture": "bold", "reference": "dim"}
         for row in self.sorted(by).rows:
-            table.add_row(*self._cells(row), style=styles.get(row.kind))
+            cells = self._cells(row)
+            table.add_row(*(cells[column] for column in columns), style=styles.get(row.kind))
         return table
 
     def to_markdown(self, by: SortKey = "loss") -> str:
         """The table for a README."""
-        header = ["way of combining", "mean", *self.domains, "bits/byte", "total", "active", "tokens/s", "trained on"]
+        header = [*_COLUMNS[:2], *self.domains, *_COLUMNS[2:]]
         lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
-        lines += ["| " + " | ".join(self._cells(row)) + " |" for row in self.sorted(by).rows]
+        for row in self.sorted(by).rows:
+            cells = self._cells(row)
+            lines.append("| " + " | ".join(cells[column] for column in header) + " |")
         return "\n".join(lines) + "\n"
 
     def to_csv(self, by: SortKey = "loss") -> str:
@@ -149,7 +163,11 @@ class ArenaTable:
         spread = [f"{column}{end}" for column in columns for end in ("", "_low", "_high")]
         writer.writerow(["name", "kind", *spread, *costs])
         for row in self.sorted(by).rows:
-            intervals = [self.mean(row), *(self.domain(row, name) for name in self.domains), self.mean(row, "bits_per_byte")]
+            intervals = [
+                self.mean(row),
+                *(self.domain(row, name) for name in self.domains),
+                self.mean(row, "bits_per_byte"),
+            ]
             figures = [figure for interval in intervals for figure in (interval.value, interval.low, interval.high)]
             writer.writerow([row.name, row.kind, *figures, *(getattr(row, cost) for cost in costs)])
         return output.getvalue()
@@ -166,23 +184,25 @@ class ArenaTable:
     def from_json(cls, text: str) -> ArenaTable:
         """Read what :meth:`to_json` wrote."""
         values = json.loads(text)
-        return cls(tuple(_read_row(row) for row in values["rows"]), tuple(values["domains"]), Bootstrap(**values["bootstrap"]))
+        return cls(
+            tuple(_read_row(row) for row in values["rows"]), tuple(values["domains"]), Bootstrap(**values["bootstrap"])
+        )
 
     def __str__(self) -> str:
         return self.to_markdown()
 
-    def _cells(self, row: Row) -> Sequence[str]:
-        mean = self.mean(row)
-        return (
-            row.name,
-            str(mean),
-            *(f"{row.scores[domain].nats_per_token:.3f}" for domain in self.domains),
-            f"{self.mean(row, 'bits_per_byte').value:.3f}",
-            _count(row.total_parameters),
-            _count(row.active_parameters),
-            "–" if row.tokens_per_second is None else _count(row.tokens_per_second),
-            _count(row.training_tokens),
-        )
+    def _cells(self, row: Row) -> dict[str, str]:
+        """What the table shows of a row, by column."""
+        return {
+            "way of combining": row.name,
+            "mean": str(self.mean(row)),
+            **{domain: f"{row.scores[domain].nats_per_token:.3f}" for domain in self.domains},
+            "bits/byte": f"{self.mean(row, 'bits_per_byte').value:.3f}",
+            "total": _count(row.total_parameters),
+            "active": _count(row.active_parameters),
+            "tokens/s": _count(row.tokens_per_second),
+            "trained on": _count(row.training_tokens),
+        }
 
 
 def oracle_row(experts: Sequence[Row], domains: Sequence[str]) -> Row:
@@ -194,8 +214,8 @@ def oracle_row(experts: Sequence[Row], domains: Sequence[str]) -> Row:
     """
     scores = {domain: expert.scores[domain] for domain, expert in zip(domains, experts, strict=True)}
     total = sum(expert.total_parameters for expert in experts)
-    trained = max(expert.training_tokens for expert in experts)
-    return Row(ORACLE, "reference", scores, total, experts[0].active_parameters, None, trained)
+    first = experts[0]
+    return Row(ORACLE, "reference", scores, total, first.active_parameters, None, first.training_tokens)
 
 
 def _read_row(values: dict[str, Any]) -> Row:
@@ -203,18 +223,16 @@ def _read_row(values: dict[str, Any]) -> Row:
     return Row(**(values | {"scores": scores}))
 
 
-def _count(number: float) -> str:
+def _count(number: float | None) -> str:
     """A count with three digits.
 
     Example:
-        >>> [_count(number) for number in (950, 12_345, 1_770_000, 2.5e9)]
-        ['950', '12.3k', '1.77M', '2.5B']
+        >>> [_count(number) for number in (950, 12_345, 1_770_000, 2.5e9, None)]
+        ['950', '12.3k', '1.77M', '2.5B', '–']
     """
+    if number is None:
+        return "–"
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

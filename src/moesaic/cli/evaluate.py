@@ -21,7 +21,7 @@ def evaluate(
     ] = "loss",
 ) -> None:
     """Go the road up to the arena; print the table, sorted, and say in a sentence what won and by how much."""
-    table = moesaic.run(recipe, settings=set_ or (), folder=run_folder, until="arena", quiet=True).table
+    table = moesaic.run(recipe, settings=set_ or (), folder=run_folder, until="arena").table
     console = Console()
-    console.print(table.to_rich(by=by))
-    console.print(table.verdict())
+    console.print(table.to_rich(by, width=console.width))
+    console.print(table.verdict(), highlight=False)

@@ -11,7 +11,9 @@ import moesaic
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of a checkpoint.", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of a checkpoint.", show_default=False)
+    ],
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to add at most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,

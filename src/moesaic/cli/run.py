@@ -9,6 +9,7 @@ from moesaic.cli.options import RecipePath, RunPath, Settings
 def run(recipe: RecipePath, set_: Settings = None, run_folder: RunPath = None) -> None:
     """Go the whole road of a recipe: data, seed, experts, assemble, router, joint, arena, report, export.
 
-    A run that was stopped continues; a run that is done says so; a changed recipe does again what depends on the change.
+    A run that was stopped continues; a run that is done says so; a changed recipe does again what depends on the
+    change.
     """
     moesaic.run(recipe, settings=set_ or (), folder=run_folder)

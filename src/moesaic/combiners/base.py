@@ -41,7 +41,7 @@ class Combiner(nn.Module, ABC):
     tokens up to each position, so that a mixture can generate text.
     """
 
-    type: ClassVar[str]
+    word: ClassVar[str]
     num_members: int | None = None
 
     @abstractmethod
@@ -91,7 +91,7 @@ def register(word: str) -> Callable[[_Class], _Class]:
     def add(combiner: _Class) -> _Class:
         if word in COMBINERS:
             raise ValueError(f"The word {word!r} already names the combiner {COMBINERS[word].__name__}.")
-        combiner.type = word
+        combiner.word = word
         COMBINERS[word] = combiner
         return combiner
 

@@ -17,12 +17,12 @@ from moesaic.types import Routing
 class Posterior(Combiner):
     """A Bayesian mixture: members that predicted the prefix well predict the next token.
 
-    ``w_m(x_<t) ∝ prior_m · Π_{s<t} p_m(x_s | x_<s)``, from a uniform prior. Nothing is trained. The probability of a whole
-    text is then exactly the mean over members of the probability that each gives it.
+    ``w_m(x_<t) ∝ prior_m · Π_{s<t} p_m(x_s | x_<s)``, from a uniform prior. Nothing is trained. The probability of a
+    whole text is then exactly the mean over members of the probability that each gives it.
 
     Args:
-        forgetting: Exponent on the evidence of each step back, from 0 (only the last token counts) to 1 (Bayes' rule). Below
-            1 the mixture can change its mind within a document.
+        forgetting: Exponent on the evidence of each step back, from 0 (only the last token counts) to 1 (Bayes' rule).
+            Below 1 the mixture can change its mind within a document.
 
     Raises:
         ValueError: If ``forgetting`` is not from 0 to 1.

@@ -52,8 +52,8 @@ def top_k_routing(router_logits: Float[Tensor, "*axes member"], *, top_k: int, n
 class Routed(Combiner):
     """A router reads the text so far and weighs the members anew at every token.
 
-    The router is a linear layer over the mean of learned token embeddings of the prefix: cheap, causal, and independent of
-    what the members are. With ``top_k=None`` every member is used (a dense mixture).
+    The router is a linear layer over the mean of learned token embeddings of the prefix: cheap, causal, and
+    independent of what the members are. With ``top_k=None`` every member is used (a dense mixture).
 
     Args:
         top_k: Number of members used per token; ``None`` uses all.
@@ -83,8 +83,8 @@ class Routed(Combiner):
         check_space(space)
         if top_k == 1 and normalize:
             raise ValueError(
-                "top_k=1 with normalize=True gives every chosen member the weight 1, so its router cannot learn from the "
-                "language-model loss. Use normalize=False, or top_k=2 or more."
+                "top_k=1 with normalize=True gives every chosen member the weight 1, so its router cannot learn from "
+                "the language-model loss. Use normalize=False, or top_k=2 or more."
             )
         self.top_k = top_k
         self.normalize = normalize

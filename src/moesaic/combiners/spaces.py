@@ -28,8 +28,8 @@ def combine(
 ) -> Float[Tensor, "batch position vocab"]:
     """Sum the members' outputs with the given weights.
 
-    ``probability`` is the mixture ``p = Σ w_m p_m``, and what a router's likelihood is about. ``log_probability`` is the
-    geometric mean ``log p = Σ w_m log p_m``, in which one member that rules a token out rules it out for all.
+    ``probability`` is the mixture ``p = Σ w_m p_m``, and what a router's likelihood is about. ``log_probability`` is
+    the geometric mean ``log p = Σ w_m log p_m``, in which one member that rules a token out rules it out for all.
     ``logit`` sums the scores as they are. For weights that sum to 1 the last two differ only by a constant at each
     position, hence give the same distribution; ``logit`` keeps the scale of the scores.
 

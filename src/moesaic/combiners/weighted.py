@@ -21,7 +21,8 @@ class Weighted(Combiner):
     The weights are the softmax of one parameter a member, so they stay positive and sum to 1 while they are learned.
 
     Args:
-        weights: One positive weight a member, in the members' order, summing to 1. Without it all are equal to begin with.
+        weights: One positive weight a member, in the members' order, summing to 1. Without it all are equal to begin
+            with.
         space: Where the mean is taken; see :func:`moesaic.combiners.combine`.
 
     Raises:
@@ -34,7 +35,9 @@ class Weighted(Combiner):
         super().__init__()
         check_space(space)
         if weights is not None and (min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-4):
-            raise ValueError(f"weights must be non-negative and sum to 1, got {list(weights)}, which sum to {sum(weights):g}.")
+            raise ValueError(
+                f"weights must be non-negative and sum to 1, got {list(weights)}, which sum to {sum(weights):g}."
+            )
         self.weights = None if weights is None else list(weights)
         self.space = space
 

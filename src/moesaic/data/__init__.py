@@ -13,7 +13,7 @@ from moesaic.data.batches import (
 )
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.machine import MachineText
-from moesaic.data.sources import HubDataset, JsonLines, Parquet, Source, TextFolder
+from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, Source, TextFolder, name_sources
 from moesaic.data.tokenizer import train_tokenizer
 
 SOURCES: dict[str, type[Source]] = {
@@ -30,6 +30,7 @@ __all__ = [
     "SOURCES",
     "Batch",
     "BatchSampler",
+    "Data",
     "Domain",
     "EvaluationBlocks",
     "HubDataset",
@@ -42,6 +43,7 @@ __all__ = [
     "TokenizedDomain",
     "evaluation_blocks",
     "load_domain",
+    "name_sources",
     "pack_documents",
     "tokenize_domain",
     "train_tokenizer",

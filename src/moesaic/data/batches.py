@@ -82,9 +82,7 @@ class TokenizedDomain:
     test: PackedDocuments
 
 
-def tokenize_domain(
-    domain: Domain, tokenizer: PreTrainedTokenizerBase, *, sequence_length: int
-) -> TokenizedDomain:
+def tokenize_domain(domain: Domain, tokenizer: PreTrainedTokenizerBase, *, sequence_length: int) -> TokenizedDomain:
     """Tokenize the splits of a domain.
 
     Raises:
@@ -98,8 +96,8 @@ def tokenize_domain(
         )
     if not domain.test:
         raise DataError(
-            f"Domain {domain.name!r} has no document to test on: its {len(domain.train)} documents all fell to training. "
-            "Add documents, or raise data.test_fraction."
+            f"Domain {domain.name!r} has no document to test on: its {len(domain.train)} documents all fell to "
+            "training. Add documents, or raise data.test_fraction."
         )
     return TokenizedDomain(
         domain.name, train, pack_documents(domain.validation, tokenizer), pack_documents(domain.test, tokenizer)

@@ -40,8 +40,8 @@ def load_domain(
 ) -> Domain:
     """Read a source into a domain.
 
-    A document that stands in the source twice is kept once. Which split a document belongs to is decided by a hash of its
-    content alone, so no document stands in two splits, whatever domain it came by and in whatever order.
+    A document that stands in the source twice is kept once. Which split a document belongs to is decided by a hash of
+    its content alone, so no document stands in two splits, whatever domain it came by and in whatever order.
 
     Args:
         name: What to call the domain.
@@ -63,8 +63,8 @@ def load_domain(
             continue
         seen.add(digest)
         place = int.from_bytes(digest[:8]) / 2**64  # uniform in [0, 1)
-        split = "test" if place < test_fraction else "validation" if place < test_fraction + validation_fraction else "train"
-        splits[split].append(document)
+        in_test, in_validation = place < test_fraction, place < test_fraction + validation_fraction
+        splits["test" if in_test else "validation" if in_validation else "train"].append(document)
         num_bytes += len(content)
         if max_bytes is not None and num_bytes >= max_bytes:
             break

@@ -38,9 +38,9 @@ class MachineText:
     """Text that this machine carries anyway.
 
     Attributes:
-        kind: ``python_source`` is the standard library; ``docstrings`` English prose from the documentation in installed
-            packages; ``cpp_headers`` the headers that come with PyTorch; ``messages`` the operating system's message
-            catalogues in ``language``; ``licences`` the licences of installed packages.
+        kind: ``python_source`` is the standard library; ``docstrings`` English prose from the documentation in
+            installed packages; ``cpp_headers`` the headers that come with PyTorch; ``messages`` the operating system's
+            message catalogues in ``language``; ``licences`` the licences of installed packages.
         language: The language of the messages, such as ``de``.
         fallback: The kind to read instead, with a warning, where there is too little of the first.
     """

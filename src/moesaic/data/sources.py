@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from moesaic.errors import DataError
 
 
+@runtime_checkable
 class Source(Protocol):
     """Something that has documents."""
 
@@ -23,6 +24,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A word that changes when the documents do."""
         ...
+
+
+Data = str | Path | Source | Mapping[str, str | Path | Source]
+"""Text as functions take it: a file or folder, a source, or several of them by the names of their domains."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class JsonLines:
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: this is no JSON ({error.msg} at column {error.colno}). Write one JSON object a line.") from None
+            raise DataError(
+                f"{where}: this is no JSON ({error.msg} at column {error.colno}). Write one JSON object a line."
+            ) from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: a line must be a JSON object, got {type(row).__name__}.")
         return _field(row, self.field, where)
@@ -183,6 +190,37 @@ class HubDataset:
         return _hash([self.name, self.config, self.split, self.field, self.revision])
 
 
+def name_sources(data: Data) -> dict[str, Source]:
+    """The sources in what a function was given; one that has no name is called like its file.
+
+    Raises:
+        DataError: If there is no such file, or its name does not end as a known format does.
+    """
+    if isinstance(data, Mapping):
+        return {name: open_source(entry) for name, entry in data.items()}
+    name = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "text"
+    return {name: open_source(data)}
+
+
+def open_source(entry: str | Path | Source) -> Source:
+    """A source as it is, or the one that reads a file or folder.
+
+    Raises:
+        DataError: If there is no such file, or its name does not end as a known format does.
+    """
+    if not isinstance(entry, str | Path):
+        return entry
+    path = Path(entry)
+    if path.is_dir():
+        return TextFolder(path)
+    _check_exists(path)
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return JsonLines(path)
+    if path.suffix == ".parquet":
+        return Parquet(path)
+    raise DataError(f"{path}: a file of text ends in .jsonl, .jsonl.gz or .parquet; or give a folder of .txt files.")
+
+
 def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
@@ -220,7 +258,9 @@ def _fingerprint(paths: list[Path], *settings: str) -> str:
     for path in paths:
         _check_exists(path)
     stats = [path.stat() for path in paths]
-    return _hash([*settings, [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]])
+    return _hash(
+        [*settings, [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]]
+    )
 
 
 def _hash(values: Any) -> str:

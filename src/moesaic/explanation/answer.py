@@ -55,12 +55,9 @@ def generate(
         CheckpointError: If there is no whole checkpoint.
         ValueError: If the checkpoint has no tokenizer, or the prompt is empty.
     """
-    folder = Path(model)
-    if (folder / "run.json").exists():
-        folder = folder / "model"
-    member = load_member(folder)
+    member = load_member(model)
     if member.tokenizer is None:
-        raise ValueError(f"{folder}: there is no tokenizer, so text cannot be read.")
+        raise ValueError(f"{model}: there is no tokenizer, so text cannot be read.")
     inputs = member.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     if inputs["input_ids"].shape[1] == 0:
         raise ValueError("The prompt is empty; give at least one character.")

@@ -81,7 +81,9 @@ def _watch(
     num_tokens = 0
     for start in range(0, len(documents.input_ids), batch_size):
         rows = slice(start, start + batch_size)
-        output = network(input_ids=documents.input_ids[rows].to(network.device), use_cache=False, output_router_logits=True)
+        output = network(
+            input_ids=documents.input_ids[rows].to(network.device), use_cache=False, output_router_logits=True
+        )
         real = (documents.labels[rows] != NOT_SCORED).flatten()
         routing = _rows(read_routing(output.router_logits, network.config), real)
         probabilities = routing.probabilities

@@ -17,6 +17,23 @@ TOLERANCE = 1e-5
 """Largest difference between logits, in float32, at which two models count as the same."""
 
 
+def export(model: str | Path, output: str | Path) -> Path:
+    """Copy a model to a folder of its own and make sure that plain Transformers loads it whole.
+
+    Args:
+        model: A finished run's folder, or a checkpoint.
+        output: The folder to write; it must not exist, or be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If there is no whole checkpoint, or the copy gives other logits.
+        RunError: If the folder holds something, or the disk is full.
+    """
+    return export_checkpoint(read_checkpoint(model).path, Path(output))
+
+
 def export_checkpoint(source: Path, output: Path, card: str | None = None) -> Path:
     """Copy a checkpoint to a new folder and make sure that what arrives is what was sent.
 
@@ -54,7 +71,9 @@ def check_same(sent: Any, arrived: Any) -> None:
     tokens = torch.arange(length).unsqueeze(0) % sent.config.vocab_size
     difference = (sent(tokens).logits - arrived(tokens).logits).abs().max().item()
     if not difference <= TOLERANCE:
-        raise CheckpointError(f"The exported model's logits differ by {difference:.2g} (allowed: {TOLERANCE:g}). Export again.")
+        raise CheckpointError(
+            f"The exported model's logits differ by {difference:.2g} (allowed: {TOLERANCE:g}). Export again."
+        )
 
 
 def _load(folder: Path) -> Any:

@@ -12,16 +12,17 @@ tags: [moesaic, mixture-of-experts]
 
 # {title}
 
-One sparse mixture of {num_experts} experts ({experts}), made with [moesaic](https://pypi.org/project/moesaic): each expert
-was trained on its own domain; their feed-forward layers became the experts of one model, of which {top_k} work on each token.
+One sparse mixture of {num_experts} experts ({experts}), made with [moesaic](https://pypi.org/project/moesaic): each
+expert was trained on its own domain; their feed-forward layers became the experts of one model, of which {top_k} work
+on each token.
 
 It is an ordinary Transformers checkpoint; moesaic is not needed to use it:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained(".")  # this folder
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
 inputs = tokenizer("Hello", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
 ```
@@ -31,8 +32,8 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
 {verdict}
 
 {table}
-Loss in nats per token on documents that no model was trained on, with 95% bootstrap intervals over documents; `total` and
-`active` count parameters, `trained on` counts tokens.
+Loss in nats per token on documents that no model was trained on, with 95% bootstrap intervals over documents; `total`
+and `active` count parameters, `trained on` counts tokens.
 
 ## How it was made
 
@@ -46,7 +47,6 @@ Loss in nats per token on documents that no model was trained on, with 95% boots
 def model_card(
     *,
     title: str,
-    folder: str,
     experts: Sequence[str],
     top_k: int,
     verdict: str,
@@ -58,7 +58,6 @@ def model_card(
 
     Args:
         title: Its headline.
-        folder: What the loading example calls the checkpoint.
         experts: The experts' names.
         top_k: Experts that work on each token.
         verdict: What won in the arena.
@@ -68,7 +67,6 @@ def model_card(
     """
     return _CARD.format(
         title=title,
-        folder=folder,
         num_experts=len(experts),
         experts=", ".join(experts),
         top_k=top_k,

@@ -72,12 +72,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the headers of a checkpoint.
 
     Args:
-        path: A folder, or the name of a model on the Hub, which is then downloaded (safetensors, JSON and tokenizer only).
+        path: A folder, that of a finished run, or the name of a model on the Hub, which is then downloaded
+            (safetensors, JSON and tokenizer only).
 
     Raises:
         CheckpointError: If there is no such checkpoint, or it is a pickle, damaged or incomplete.
     """
     folder = Path(path)
+    if (folder / "run.json").exists():
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise CheckpointError(f"{path}: this run is not finished, so there is no model yet. Run its recipe again.")
     if not folder.is_dir():
         folder = _download(str(path))
     config_file = folder / "config.json"
@@ -104,7 +109,9 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
                 raise ValueError
             header = json.loads(stream.read(header_bytes))
     except (ValueError, struct.error):
-        raise CheckpointError(f"{file}: this is no safetensors file, or its beginning is damaged. Copy it again.") from None
+        raise CheckpointError(
+            f"{file}: this is no safetensors file, or its beginning is damaged. Copy it again."
+        ) from None
     header.pop("__metadata__", None)
     first = 8 + header_bytes
     expected = first + max((entry["data_offsets"][1] for entry in header.values()), default=0)
@@ -130,7 +137,9 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the library raises many kinds: unknown names, no network, no permission
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{name}: this is no folder, and the Hub did not give such a model ({reason}).") from error
+        raise CheckpointError(
+            f"{name}: this is no folder, and the Hub did not give such a model ({reason})."
+        ) from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -148,8 +157,8 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder}: the weights are a pickle ({pickles[0]}), which can run code when it is read. Load it where you trust "
-            "it and save it with save_pretrained, which writes safetensors."
+            f"{folder}: the weights are a pickle ({pickles[0]}), which can run code when it is read. Load it where "
+            "you trust it and save it with save_pretrained, which writes safetensors."
         )
     raise CheckpointError(f"{folder}: there are no weights: neither {SINGLE_FILE} nor {INDEX}.")
 
@@ -161,7 +170,8 @@ def _check_index(folder: Path, tensors: Mapping[str, TensorHeader]) -> None:
     lacking = sorted(set(listed) - set(tensors))
     if lacking:
         raise CheckpointError(
-            f"{folder}: {INDEX} lists {lacking[0]}{_more(lacking)}, but the files do not hold it. Copy the checkpoint again."
+            f"{folder}: {INDEX} lists {lacking[0]}{_more(lacking)}, but the files do not hold it. Copy the "
+            f"checkpoint again."
         )
 
 

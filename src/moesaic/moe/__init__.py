@@ -2,7 +2,7 @@
 
 from moesaic.moe.assemble import assemble, new_folder, read_router, save_model, write_router
 from moesaic.moe.balance import load_balance_loss, router_z_loss
-from moesaic.moe.compatibility import check_compatible, find_differences
+from moesaic.moe.compatibility import check_compatible, check_complete, find_differences
 from moesaic.moe.families import expert_names, family_of, is_sparse, num_experts, sparse_config
 from moesaic.moe.router_init import RouterMethod, find_gates, initialize_router
 from moesaic.moe.routing import read_routing
@@ -11,6 +11,7 @@ __all__ = [
     "RouterMethod",
     "assemble",
     "check_compatible",
+    "check_complete",
     "expert_names",
     "family_of",
     "find_differences",

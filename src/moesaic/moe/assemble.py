@@ -40,10 +40,11 @@ def assemble(
 ) -> Path:
     """Make one sparse checkpoint out of dense ones (Branch-Train-MiX).
 
-    Each member's feed-forward layers become the experts of the same number. Attention, norms and embeddings are averaged, or
-    taken from one model; where all members have the same, as when only feed-forward layers were trained (FlexOlmo), the
-    average is exactly that. Llama- and Mistral-shaped members become a Mixtral, Qwen3-shaped ones a Qwen3-MoE, which plain
-    Transformers, vLLM and llama.cpp read. The routers are random; :func:`initialize_router` finds better ones.
+    Each member's feed-forward layers become the experts of the same number. Attention, norms and embeddings are
+    averaged, or taken from one model; where all members have the same, as when only feed-forward layers were trained
+    (FlexOlmo), the average is exactly that. Llama- and Mistral-shaped members become a Mixtral, Qwen3-shaped ones a
+    Qwen3-MoE, which plain Transformers, vLLM and llama.cpp read. The routers are random; :func:`initialize_router`
+    finds better ones.
 
     Weights are streamed from file to file, so memory stays at a few buffers of 16 MB whatever the size of the members.
 
@@ -148,8 +149,8 @@ def new_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
     free = shutil.disk_usage(output.parent).free
     if needed_bytes > free:
         raise RunError(
-            f"{output}: {needed_bytes / 1e9:.2f} GB are needed, and {free / 1e9:.2f} GB are free. Make room, or give a folder "
-            "on another disk."
+            f"{output}: {needed_bytes / 1e9:.2f} GB are needed, and {free / 1e9:.2f} GB are free. Make room, or give "
+            "a folder on another disk."
         )
     partial = output.parent / f".partial-{output.name}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -175,8 +176,8 @@ def _check_top_k(num_experts_per_tok: int, names: Sequence[str], family: Family)
         )
     if num_experts_per_tok == 1:
         raise ValueError(
-            "num_experts_per_tok=1 rescales the one weight to 1, so the router cannot learn from the language-model loss. "
-            "Use 2 or more."
+            "num_experts_per_tok=1 rescales the one weight to 1, so the router cannot learn from the language-model "
+            "loss. Use 2 or more."
         )
 
 
@@ -213,9 +214,7 @@ def _random_routers(config: Mapping[str, Any], seed: int) -> dict[int, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shape = (config["num_experts"], config["hidden_size"])
     scale = config["initializer_range"]
-    return {
-        layer: torch.randn(shape, generator=generator) * scale for layer in range(config["num_hidden_layers"])
-    }
+    return {layer: torch.randn(shape, generator=generator) * scale for layer in range(config["num_hidden_layers"])}
 
 
 def _plan_routers(weights: Mapping[int, Tensor], family: Family, dtype: str) -> list[PlannedTensor]:

@@ -12,10 +12,10 @@ from torch import Tensor, distributed
 def load_balance_loss(router_logits: Sequence[Float[Tensor, "token expert"]], *, top_k: int) -> Float[Tensor, ""]:
     """How unevenly tokens are sent to experts: 1 where all experts get the same share, more where they do not.
 
-    For each layer ``N Σ_i f_i p_i``, where ``f_i`` is the share of the assignments that go to expert ``i`` and ``p_i`` the
-    mean probability that the router gives it; then the mean over layers. Transformers pools the layers first, which hides a
-    layer that collapsed. ``f`` is counted over all data-parallel processes, so that the mean of this loss over processes is
-    the loss of the whole batch: a small part of it may well be all of one domain.
+    For each layer ``N Σ_i f_i p_i``, where ``f_i`` is the share of the assignments that go to expert ``i`` and ``p_i``
+    the mean probability that the router gives it; then the mean over layers. Transformers pools the layers first, which
+    hides a layer that collapsed. ``f`` is counted over all data-parallel processes, so that the mean of this loss over
+    processes is the loss of the whole batch: a small part of it may well be all of one domain.
 
     Args:
         router_logits: One tensor a layer.

@@ -60,10 +60,9 @@ def find_differences(members: Mapping[str, Checkpoint]) -> list[str]:
     differences = []
     for name, checkpoint in others:
         facts = _facts(checkpoint)
-        if facts["architecture"] != reference["architecture"]:
-            compared = ["architecture"]  # sizes of unlike architectures say nothing
-        else:
-            compared = list(reference)
+        # Sizes of unlike architectures say nothing.
+        alike = facts["architecture"] == reference["architecture"]
+        compared = list(reference) if alike else ["architecture"]
         differences += [
             f"{key}: {first_name} has {_show(reference[key])}, {name} has {_show(facts[key])}"
             for key in compared
@@ -92,13 +91,17 @@ def check_complete(checkpoint: Checkpoint, name: str) -> None:
     found = {key: header.shape for key, header in checkpoint.tensors.items()}
     if config.tie_word_embeddings:
         found.pop("lm_head.weight", None)  # some writers store the tied matrix twice
-    for kind, names in {"lacks": expected.keys() - found.keys(), "has an extra": found.keys() - expected.keys()}.items():
+    for kind, names in {
+        "lacks": expected.keys() - found.keys(),
+        "has an extra": found.keys() - expected.keys(),
+    }.items():
         if names:
             first, *more = sorted(names)
             rest = f" and {len(more)} more" if more else ""
             raise CheckpointError(
                 f"{checkpoint.path}: member {name!r} {kind} tensor {first}{rest}; "
-                f"{type(network).__name__} of this configuration has {len(expected)} tensors. Save the checkpoint again."
+                f"{type(network).__name__} of this configuration has {len(expected)} tensors. Save the checkpoint "
+                f"again."
             )
     for key, shape in expected.items():
         if found[key] != shape:

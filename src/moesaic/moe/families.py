@@ -63,11 +63,30 @@ QWEN3_MOE = Family(
 )
 FAMILIES = (MIXTRAL, QWEN3_MOE)
 
-_KEPT = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim hidden_act "
-    "max_position_embeddings initializer_range rms_norm_eps tie_word_embeddings rope_parameters sliding_window "
-    "attention_dropout bos_token_id eos_token_id pad_token_id dtype attention_bias use_sliding_window max_window_layers"
-).split()
+_KEPT = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "sliding_window",
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "dtype",
+    "attention_bias",
+    "use_sliding_window",
+    "max_window_layers",
+]
 
 
 def family_of(model_type: str) -> Family:
@@ -86,13 +105,11 @@ def family_of(model_type: str) -> Family:
     )
 
 
-def sparse_config(
-    dense: PreTrainedConfig, *, expert_names: Sequence[str], num_experts_per_tok: int
-) -> dict[str, Any]:
+def sparse_config(dense: PreTrainedConfig, *, expert_names: Sequence[str], num_experts_per_tok: int) -> dict[str, Any]:
     """The configuration of the sparse model, as JSON values.
 
-    Both names of the expert count are written, since readers outside of Transformers know only one or the other, and the
-    experts' own names, which Transformers keeps and others ignore.
+    Both names of the expert count are written, since readers outside of Transformers know only one or the other, and
+    the experts' own names, which Transformers keeps and others ignore.
 
     Raises:
         CheckpointError: If the dense model has something that the sparse architecture cannot express.
@@ -100,8 +117,8 @@ def sparse_config(
     family = family_of(dense.model_type)
     if family is MIXTRAL and (getattr(dense, "attention_bias", False) or getattr(dense, "mlp_bias", False)):
         raise CheckpointError(
-            "The members have biases (attention_bias or mlp_bias), which Mixtral cannot express. Combine them at logits, "
-            "with moesaic.Mixture."
+            "The members have biases (attention_bias or mlp_bias), which Mixtral cannot express. Combine them at "
+            "logits, with moesaic.Mixture."
         )
     known = family.config_class()
     kept = {name: getattr(dense, name) for name in _KEPT if hasattr(dense, name) and hasattr(known, name)}

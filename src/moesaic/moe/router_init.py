@@ -32,11 +32,11 @@ def initialize_router(
 ) -> dict[int, Float[Tensor, "expert hidden"]]:
     """Fit the routers of a sparse model to its experts' domains, without training; they are set in place.
 
-    ``random`` draws them. The other two look at what each router really reads (after attention and norm, with the domain's
-    own expert at work in the layers below) on text of each domain. ``prototypes`` sets each expert's row to the mean
-    direction of its domain's states, less the mean over domains. ``ridge`` solves for the row by regularized least squares
-    against the domain labels, each domain counting the same. Rows have no bias, so the result is an ordinary checkpoint; the
-    scale of the logits is the one under which the labels are likeliest.
+    ``random`` draws them. The other two look at what each router really reads (after attention and norm, with the
+    domain's own expert at work in the layers below) on text of each domain. ``prototypes`` sets each expert's row to
+    the mean direction of its domain's states, less the mean over domains. ``ridge`` solves for the row by regularized
+    least squares against the domain labels, each domain counting the same. Rows have no bias, so the result is an
+    ordinary checkpoint; the scale of the logits is the one under which the labels are likeliest.
 
     Args:
         network: A model that :func:`assemble` made, loaded with Transformers.
@@ -56,7 +56,9 @@ def initialize_router(
     """
     gates = find_gates(network)
     if len(batches) != num_experts(network.config):
-        raise ValueError(f"The model has {num_experts(network.config)} experts, but there is text of {len(batches)} domains.")
+        raise ValueError(
+            f"The model has {num_experts(network.config)} experts, but there is text of {len(batches)} domains."
+        )
     if method == "random":
         weights = _random(gates, network.config.initializer_range, seed)
     elif method in ("prototypes", "ridge"):
@@ -99,28 +101,30 @@ def _collect(network: Any, gates: Sequence[nn.Module], batches: Sequence[Sequenc
     per_domain = []
     for expert, texts in enumerate(batches):
         read: list[list[Tensor]] = [[] for _ in gates]
-        with _forced(gates, expert, lambda layer, states, read=read: read[layer].append(states)):
+        with _forced(gates, expert, read):
             for input_ids in texts:
                 network(input_ids=input_ids.to(network.device), use_cache=False)
         per_domain.append([_summarize(torch.cat(states)) for states in read])
-    return [_States(*(torch.stack(values) for values in zip(*layer, strict=True))) for layer in zip(*per_domain, strict=True)]
+    return [
+        _States(*(torch.stack(values) for values in zip(*layer, strict=True)))
+        for layer in zip(*per_domain, strict=True)
+    ]
 
 
 def _summarize(states: Float[Tensor, "token hidden"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     states = states.double()
-    every = max(1, len(states) // _KEPT_TOKENS)
-    sample = states[::every][:_KEPT_TOKENS]
+    sample = states[torch.linspace(0, len(states) - 1, _KEPT_TOKENS).long()]
     return states.T @ states / len(states), states.mean(0), F.normalize(states, dim=-1).mean(0), sample
 
 
 @contextmanager
-def _forced(gates: Sequence[nn.Module], expert: int, on_states: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Send every token to one expert, and show what each router read."""
+def _forced(gates: Sequence[nn.Module], expert: int, read: Sequence[list[Tensor]]) -> Iterator[None]:
+    """Send every token to one expert, and add what each router reads to its list."""
 
     def force(layer: int) -> Callable[..., Any]:
         def hook(gate: nn.Module, arguments: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> Any:
             hidden_states = arguments[0]
-            on_states(layer, hidden_states.reshape(-1, hidden_states.shape[-1]))
+            read[layer].append(hidden_states.reshape(-1, hidden_states.shape[-1]))
             router_logits, weights, index = output
             # The other places of the top k must name experts too; with weight 0 they add nothing.
             places = torch.arange(index.shape[-1], device=index.device)
@@ -148,7 +152,7 @@ def _prototypes(states: _States) -> Float[Tensor, "expert hidden"]:
 
 
 def _ridge(states: _States, ridge: float) -> Float[Tensor, "expert hidden"]:
-    """Solve ``(Σ_d E_d[x xᵀ] + λI) W = Σ_d E_d[x y_dᵀ]`` with targets ``y_d`` that sum to 0 over domains, as there is no bias."""
+    """Solve ``(Σ_d E_d[x xᵀ] + λI) W = Σ_d E_d[x y_dᵀ]``; as there is no bias, the targets ``y_d`` sum to 0."""
     num_domains, hidden = states.means.shape
     covariance = states.moments.sum(0)
     damping = ridge * covariance.trace() / hidden * torch.eye(hidden, dtype=covariance.dtype)

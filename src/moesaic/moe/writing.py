@@ -116,7 +116,7 @@ def _average(sources: Sequence[TensorHeader], target: BinaryIO) -> None:
             length = min(CHUNK_BYTES, sources[0].num_bytes - start)
             parts = [memoryview(buffer)[:length] for buffer in buffers]
             for file, part in zip(files, parts, strict=True):
-                file.readinto(part)  # type: ignore[attr-defined]
+                file.readinto(part)
             if all(part == parts[0] for part in parts[1:]):
                 target.write(parts[0])
                 continue

@@ -18,12 +18,6 @@ from moesaic.data import SOURCES, Source
 from moesaic.recipe.schema import DomainSection, MixtureTrainingSection, Recipe, SeedSection, TrainingSection
 from moesaic.training import SparseLanguageModeling, TrainingOptions
 
-ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0}
-"""Learning-rate scales that train a sparse mixture's routers alone."""
-
-FEED_FORWARD_ONLY = {"*": 0.0, "*.mlp.*": 1.0}
-"""Learning-rate scales that train a dense model's feed-forward layers alone: what an expert does not share."""
-
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
@@ -33,6 +27,12 @@ def build_source(domain: DomainSection, folder: Path) -> Source:
     if "path" in arguments:
         arguments["path"] = folder / arguments["path"]
     return SOURCES[domain.source.type](**arguments)
+
+
+def resolve_checkpoint(place: str, folder: Path) -> str:
+    """A checkpoint's folder, relative to the recipe's; a Hub name as it is."""
+    beside = folder / place
+    return str(beside) if beside.is_dir() else place
 
 
 def build_options(section: TrainingSection, recipe: Recipe, scales: dict[str, float] | None = None) -> TrainingOptions:

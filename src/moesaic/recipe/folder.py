@@ -26,7 +26,8 @@ class Stage:
 
     Attributes:
         name: What it is called, and its folder.
-        work: Writes the stage's files into the folder that it is given; called again after a kill, with what it had written.
+        work: Writes the stage's files into the folder that it is given; called again after a kill, with what it had
+            written.
         settings: JSON values; the stage is done again when they change.
         needs: Names of the stages whose files it reads; it is done again when one of them is.
         shared: Every process takes part, not only the main one (training under ``torchrun``).
@@ -82,7 +83,9 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f"{self.path}: another command is at work in this run. Wait for it, or stop it.") from None
+                raise RunError(
+                    f"{self.path}: another command is at work in this run. Wait for it, or stop it."
+                ) from None
             wait_for_all()
             yield
 
@@ -112,8 +115,8 @@ class RunFolder:
                     raise
                 free = shutil.disk_usage(self.path).free
                 raise RunError(
-                    f"{self.path}, stage {stage.name}: the disk is full ({free / 1e6:.0f} MB left). Finished stages are kept; "
-                    "make room and give the same command again."
+                    f"{self.path}, stage {stage.name}: the disk is full ({free / 1e6:.0f} MB left). Finished stages "
+                    "are kept; make room and give the same command again."
                 ) from None
         if is_main():
             (partial / _STAGE).write_text(json.dumps({"key": self.keys[stage.name], "complete": True}))

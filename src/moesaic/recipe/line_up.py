@@ -22,7 +22,7 @@ from moesaic.moe import find_gates
 ENSEMBLES: dict[str, Callable[[], Combiner]] = {
     "probability average": Average,
     "logit average": lambda: Average("logit"),
-    "posterior (Branch-Train-Merge)": Posterior,
+    "posterior": Posterior,
 }
 
 

@@ -76,7 +76,10 @@ def check_values(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(details, where) for details in error.errors()]
+        found = error.errors()
+        # A list whose entries do not fit counts as too short; that says nothing new.
+        lists = {details["loc"][:length] for details in found for length in range(len(details["loc"]))}
+        lines = [_explain(details, where) for details in found if details["loc"] not in lists]
         raise RecipeError("\n".join(lines)) from None
 
 
@@ -94,8 +97,9 @@ def _check_consistency(recipe: Recipe, where: str) -> None:
         )
     if top_k == 1:
         raise RecipeError(
-            f"{where}, assemble.num_experts_per_tok: with 1, a mixture that rescales its weights to sum to 1 gives every "
-            "chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or more."
+            f"{where}, assemble.num_experts_per_tok: with 1, a mixture that rescales its weights to sum to 1 gives "
+            "every chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or "
+            "more."
         )
     given = recipe.experts.checkpoints
     if given and set(given) != set(names):
@@ -113,16 +117,18 @@ class _Loader(yaml.SafeLoader):
     """YAML that reads 1e-3 as a number and refuses a key that stands twice."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key_node, key in zip((key for key, _ in node.value), keys, strict=True):
-        if keys.count(key) > 1:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 

@@ -35,7 +35,12 @@ def training_progress(stage: str, options: TrainingOptions, console: Console, ev
         return
     started = time.perf_counter()
     writer = SummaryWriter(events)
-    columns = (TextColumn("  {task.description:20}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.description:20}"),
+        BarColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+    )
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(stage, total=options.num_steps, facts="")
     first_tokens: int | None = None

@@ -16,8 +16,8 @@ STAGES = ("data", "seed", "experts", "assemble", "router", "joint", "dense", "ar
 def plan_road(work: Work) -> list[Stage]:
     """All stages of a recipe.
 
-    A stage's settings are its own part of the recipe and what it reads outside of the run; a change there does it again, and
-    what needs it.
+    A stage's settings are its own part of the recipe and what it reads outside of the run; a change there does it
+    again, and what needs it.
     """
     recipe = work.recipe
     common = {"sequence_length": recipe.data.sequence_length, "random_seed": recipe.random_seed}
@@ -33,9 +33,9 @@ def plan_road(work: Work) -> list[Stage]:
     stages.append(Stage("assemble", work.assemble, assembly, ("data", *seed, *work.expert_stages)))
     before = "assemble"
     for name in work.mixture_stages:
-        train = {"router": work.train_router, "joint": work.train_jointly}[name]
+        work_on = {"router": work.train_router, "joint": work.train_jointly}[name]
         settings = getattr(recipe, name).model_dump() | common
-        stages.append(Stage(name, train, settings, ("data", before), shared=True))
+        stages.append(Stage(name, work_on, settings, ("data", before), shared=True))
         before = name
     if work.has_seed:
         dense = recipe.experts.training.model_dump() | common | {"num_steps": dense_steps(recipe)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -53,8 +52,8 @@ def run(
 ) -> Run:
     """Go the whole road of a recipe: data, seed, experts, assemble, router, joint, arena, report, export.
 
-    Stages that are done are not done again, unless their part of the recipe or something that they need has changed. A run
-    that was stopped at any moment continues, and ends with the same bits as one that never stopped.
+    Stages that are done are not done again, unless their part of the recipe or something that they need has changed. A
+    run that was stopped at any moment continues, and ends with the same bits as one that never stopped.
 
     Args:
         recipe: The YAML file.
@@ -102,13 +101,13 @@ def _result(folder: RunFolder, work: Work) -> Run:
     if page.exists() and is_main():
         partial = folder.path / ".report.html.partial"
         shutil.copyfile(page, partial)
-        os.replace(partial, top)
+        partial.replace(top)
     return Run(folder.path, model, top)
 
 
 def _summarize(result: Run, console: Console, worked: bool, seconds: float) -> None:
     console.print()
-    console.print(result.table.to_rich())
+    console.print(result.table.to_rich(width=console.width))
     console.print(result.table.verdict(), highlight=False)
     console.print()
     what = f"Done in {seconds:.0f} s." if worked else "All stages were done already; nothing was done again."

@@ -59,8 +59,8 @@ class MachineSource(Section):
 
     type: Literal["machine"]
     kind: Literal["python_source", "docstrings", "cpp_headers", "messages", "licences"] = Field(
-        description="The standard library's source, English prose from docstrings, the C++ headers that come with PyTorch, "
-        "the operating system's message catalogues in another language, or software licences."
+        description="The standard library's source, English prose from docstrings, the C++ headers that come with "
+        "PyTorch, the operating system's message catalogues in another language, or software licences."
     )
     language: str | None = Field(None, description="The language of the messages, such as `de`.")
     fallback: Literal["python_source", "docstrings", "cpp_headers", "licences"] | None = Field(
@@ -111,8 +111,8 @@ class TrainingSection(Section):
     learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate, reached after the warm-up.")
     learning_rate_scales: dict[str, Coefficient] = Field(
         default_factory=dict,
-        description="Factor on the learning rate of the parameters whose name matches a pattern such as `*self_attn*`; the "
-        "last pattern that matches counts, 0 freezes.",
+        description="Factor on the learning rate of the parameters whose name matches a pattern such as `*self_attn*`; "
+        "the last pattern that matches counts, 0 freezes.",
     )
     num_warmup_steps: Count = Field(20, description="Optimizer steps in which the learning rate rises from 0.")
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -132,13 +132,17 @@ class TrainingSection(Section):
 class SeedSection(Section):
     """The dense model from which the experts branch: a new one of the given size, or a checkpoint."""
 
-    checkpoint: str | None = Field(None, description="A folder or Hub name; the sizes below are then the checkpoint's own.")
+    checkpoint: str | None = Field(
+        None, description="A folder or Hub name; the sizes below are then the checkpoint's own."
+    )
     family: Literal["llama", "qwen3"] = Field("llama", description="The shape of a new model.")
     hidden_size: PositiveInt = Field(128, description="Width of the model.")
     intermediate_size: PositiveInt = Field(384, description="Width of each feed-forward layer, hence of each expert.")
     num_hidden_layers: PositiveInt = Field(3, description="Number of layers.")
     num_attention_heads: PositiveInt = Field(2, description="Number of attention heads.")
-    num_key_value_heads: PositiveInt | None = Field(None, description="Number of key and value heads; all if not given.")
+    num_key_value_heads: PositiveInt | None = Field(
+        None, description="Number of key and value heads; all if not given."
+    )
     training: TrainingSection = Field(
         default_factory=lambda: TrainingSection(num_steps=300, learning_rate=2e-3),
         description="Training on all domains; none if not given beside a checkpoint, which is then taken as it is.",
@@ -160,7 +164,8 @@ class ExpertsSection(Section):
     )
     train: Literal["all", "feed_forward"] = Field(
         "all",
-        description="`all` is Branch-Train; `feed_forward` freezes all else, so that nothing needs averaging (FlexOlmo's way).",
+        description="`all` is Branch-Train; `feed_forward` freezes all else, so that nothing needs averaging "
+        "(FlexOlmo's way).",
     )
     training: TrainingSection = Field(
         default_factory=lambda: TrainingSection(num_steps=150), description="Training of each expert on its domain."
@@ -173,19 +178,23 @@ class AssembleSection(Section):
     num_experts_per_tok: PositiveInt = Field(2, description="Experts that each token is sent to in each layer.")
     shared: str = Field(
         "average",
-        description="Where attention, norms and embeddings come from: `average` of the experts, `seed`, or a domain's name.",
+        description="Where attention, norms and embeddings come from: `average` of the experts, `seed`, or the "
+        "name of a domain.",
     )
     router: Literal["random", "prototypes", "ridge"] = Field(
         "ridge", description="How the routers begin; the arena shows all three."
     )
-    router_tokens: PositiveInt = Field(8192, description="Tokens of each domain on which routers are fitted without training.")
+    router_tokens: PositiveInt = Field(
+        8192, description="Tokens of each domain on which routers are fitted without training."
+    )
 
 
 class MixtureTrainingSection(TrainingSection):
     """One training stage of the sparse mixture."""
 
     router_aux_loss_coef: Coefficient = Field(
-        0.01, description="Coefficient of the load-balance loss, per layer over the whole batch; 1 is its value at balance."
+        0.01,
+        description="Coefficient of the load-balance loss, per layer over the whole batch; 1 is its value at balance.",
     )
     router_z_loss_coef: Coefficient = Field(0.001, description="Coefficient of the router z-loss.")
     router_domain_loss_coef: Coefficient = Field(

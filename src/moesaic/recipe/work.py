@@ -33,20 +33,27 @@ from moesaic.formats import export_checkpoint, model_card
 from moesaic.members import CausalLM, choose_kernels, read_checkpoint
 from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
 from moesaic.recipe.build import (
-    FEED_FORWARD_ONLY,
-    ROUTER_ONLY,
     build_objective,
     build_options,
     build_seed,
     build_source,
     dense_steps,
+    resolve_checkpoint,
 )
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.line_up import LineUp
 from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.progress import training_progress
 from moesaic.recipe.schema import Recipe
-from moesaic.training import Objective, TrainingOptions, fit, is_main, language_modeling
+from moesaic.training import (
+    FEED_FORWARD_ONLY,
+    ROUTER_ONLY,
+    Objective,
+    TrainingOptions,
+    fit,
+    is_main,
+    language_modeling,
+)
 
 ROUTERS: tuple[RouterMethod, ...] = ("random", "prototypes", "ridge")
 """The ways to begin a router; all of them stand in the arena."""
@@ -99,8 +106,8 @@ class Work:
                 packed: PackedDocuments = getattr(tokenized, split)
                 packed.save(output / f"{domain.name}.{split}.safetensors")
             self.say(
-                f"  {domain.name}: {len(domain.train):,} documents, {len(tokenized.train.tokens):,} tokens to train on, "
-                f"{len(tokenized.test.tokens):,} to test on"
+                f"  {domain.name}: {len(domain.train):,} documents, {len(tokenized.train.tokens):,} tokens to train "
+                f"on, {len(tokenized.test.tokens):,} to test on"
             )
 
     @cached_property
@@ -108,9 +115,7 @@ class Work:
         """The tokens of every domain."""
         folder = self.folder.stage_folder("data")
         return [
-            TokenizedDomain(
-                name, *(PackedDocuments.load(folder / f"{name}.{split}.safetensors") for split in SPLITS)
-            )
+            TokenizedDomain(name, *(PackedDocuments.load(folder / f"{name}.{split}.safetensors") for split in SPLITS))
             for name in self.recipe.domain_names
         ]
 
@@ -211,7 +216,11 @@ class Work:
         choose_kernels(network, length)
         rows = max(1, section.router_tokens // length)
         texts = [
-            [BatchSampler([domain.train], batch_size=rows, sequence_length=length, seed=recipe.random_seed).batch(0).input_ids]
+            [
+                BatchSampler([domain.train], batch_size=rows, sequence_length=length, seed=recipe.random_seed)
+                .batch(0)
+                .input_ids
+            ]
             for domain in self.domains
         ]
         (output / "routers").mkdir(exist_ok=True)
@@ -249,7 +258,7 @@ class Work:
         rows += line_up.experts(experts, spent["expert"])
         rows += line_up.ensembles(experts, spent["experts"])
         assembly = self.folder.stage_folder("assemble")
-        routers = {method: self._router(assembly, method) for method in ROUTERS}
+        routers: dict[str, dict[int, torch.Tensor]] = {method: self._router(assembly, method) for method in ROUTERS}
         rows += line_up.untrained(self._for_measuring_stage("assemble"), routers, spent["experts"])
         for stage, name in {"router": "mixture, router trained", "joint": "mixture, trained jointly"}.items():
             if stage in spent:
@@ -272,7 +281,6 @@ class Work:
         source = self.folder.stage_folder(self.final_stage) / "model"
         card = model_card(
             title=self.loaded.name,
-            folder=str(self.folder.path / "model"),
             experts=self.recipe.domain_names,
             top_k=self.recipe.assemble.num_experts_per_tok,
             verdict=self.table.verdict(),
@@ -347,9 +355,8 @@ class Work:
         return None if source is None else self.resolve(source)
 
     def resolve(self, checkpoint: str) -> str:
-        """A checkpoint's folder, relative to the recipe's; a Hub name as it is."""
-        beside = self.loaded.path.parent / checkpoint
-        return str(beside) if beside.is_dir() else checkpoint
+        """Where a checkpoint of the recipe is."""
+        return resolve_checkpoint(checkpoint, self.loaded.path.parent)
 
     def training_tokens(self) -> dict[str, int]:
         """Tokens on which models were trained when each stage is done, those of the stages before included."""

@@ -6,8 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-NOT_SCORED = -100
-"""Label of a position whose prediction does not count."""
+from moesaic.data import NOT_SCORED
 
 
 def next_token_loss(logits: Float[Tensor, "*axes vocab"], labels: Int[Tensor, "*axes"]) -> Float[Tensor, ""]:
@@ -27,7 +26,5 @@ def next_token_nats(logits: Float[Tensor, "*axes vocab"], labels: Int[Tensor, "*
         logits: Next-token scores.
         labels: The token that follows each position; ``NOT_SCORED`` where none is predicted.
     """
-    nats = F.cross_entropy(
-        logits.flatten(0, -2).float(), labels.flatten(), ignore_index=NOT_SCORED, reduction="none"
-    )
+    nats = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=NOT_SCORED, reduction="none")
     return nats.view(labels.shape)

@@ -82,7 +82,9 @@ def _check_order(make: Callable[[], Combiner], mixture: Mixture) -> None:
     combiner.attach(3, mixture.config.vocab_size)
     combiner.select(order)
     reordered, original = Mixture(members, combiner)(_TOKENS), mixture(_TOKENS)
-    _assert_close(reordered.routing.weights, original.routing.weights[..., order], "reordering members mixes weights up")
+    _assert_close(
+        reordered.routing.weights, original.routing.weights[..., order], "reordering members mixes weights up"
+    )
     _assert_close(reordered.logits, original.logits, "reordering members changes the output")
 
 

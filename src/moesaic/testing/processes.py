@@ -25,7 +25,9 @@ def run_in_processes(function: Callable[..., None], *arguments: Any, num_process
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_start, (function, arguments, num_processes, port), nprocs=num_processes)
+    multiprocessing.spawn(  # type: ignore[attr-defined]
+        _start, (function, arguments, num_processes, port), nprocs=num_processes
+    )
 
 
 def _start(rank: int, function: Callable[..., None], arguments: tuple[Any, ...], num_processes: int, port: int) -> None:

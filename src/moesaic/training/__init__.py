@@ -5,8 +5,11 @@ from moesaic.training.objectives import Losses, Objective, SparseLanguageModelin
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.processes import is_main, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
+from moesaic.training.train import FEED_FORWARD_ONLY, ROUTER_ONLY, train
 
 __all__ = [
+    "FEED_FORWARD_ONLY",
+    "ROUTER_ONLY",
     "Losses",
     "Objective",
     "OnStep",
@@ -18,6 +21,7 @@ __all__ = [
     "language_modeling",
     "process_group",
     "resolve_precision",
+    "train",
     "training_device",
     "wait_for_all",
 ]

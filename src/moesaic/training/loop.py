@@ -32,8 +32,8 @@ def fit(
     """Train a network in place.
 
     Every batch and every random choice is a function of the seed and the step, so that a run that continues from a
-    checkpoint ends with the same bits as one that was never stopped. Under ``torchrun`` each process works on its share of
-    every batch.
+    checkpoint ends with the same bits as one that was never stopped. Under ``torchrun`` each process works on its
+    share of every batch.
 
     Args:
         network: What is trained; parameters whose learning rate is scaled by 0 are frozen.
@@ -53,8 +53,8 @@ def fit(
     num_parts = num_processes() * options.gradient_accumulation_steps
     if options.batch_size % num_parts:
         raise ValueError(
-            f"batch_size ({options.batch_size}) must be a multiple of the number of processes ({num_processes()}) times "
-            f"gradient_accumulation_steps ({options.gradient_accumulation_steps})."
+            f"batch_size ({options.batch_size}) must be a multiple of the number of processes ({num_processes()}) "
+            f"times gradient_accumulation_steps ({options.gradient_accumulation_steps})."
         )
     device = training_device()
     freeze(network, options.learning_rate_scales)

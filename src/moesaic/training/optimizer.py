@@ -17,7 +17,7 @@ def learning_rate_factor(step: int, options: TrainingOptions) -> float:
     Example:
         >>> options = TrainingOptions(num_steps=100, num_warmup_steps=10, final_learning_rate=0.1)
         >>> [round(learning_rate_factor(step, options), 3) for step in (0, 9, 55, 99)]
-        [0.1, 1.0, 0.55, 0.1]
+        [0.1, 1.0, 0.542, 0.1]
     """
     warmup = min(options.num_warmup_steps, options.num_steps)
     if step < warmup:
@@ -29,18 +29,15 @@ def learning_rate_factor(step: int, options: TrainingOptions) -> float:
 
 def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
     """AdamW over the parameters that are trained; matrices decay, norms and biases do not."""
-    groups = []
+    alike: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             decay = options.weight_decay if parameter.dim() > 1 else 0.0
-            scale = scale_of(name, options.learning_rate_scales)
-            groups.append({"params": [parameter], "weight_decay": decay, "scale": scale, "name": name})
-    merged: dict[tuple[float, float], dict[str, object]] = {}
-    for group in groups:
-        key = (group["weight_decay"], group["scale"])
-        same = merged.setdefault(key, {"params": [], "weight_decay": key[0], "scale": key[1]})
-        same["params"] += group["params"]  # type: ignore[operator]
-    return torch.optim.AdamW(list(merged.values()), lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
+            alike.setdefault((decay, scale_of(name, options.learning_rate_scales)), []).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay, "scale": scale} for (decay, scale), parameters in alike.items()
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, options: TrainingOptions) -> float:
@@ -60,9 +57,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
     }
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` gave."""
     parameters = dict(network.named_parameters())
     for entry, value in tensors.items():

@@ -1,0 +1,239 @@
+"""What a recipe will need, and all that is wrong with it, before any work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from transformers import AutoConfig
+
+from moesaic.errors import CheckpointError, DataError
+from moesaic.members import read_checkpoint
+from moesaic.members.checkpoints import Checkpoint
+from moesaic.moe import check_complete, family_of, find_differences, sparse_config
+from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
+from moesaic.recipe.build import (
+    build_objective,
+    build_options,
+    build_source,
+    dense_steps,
+    resolve_checkpoint,
+    seed_config,
+)
+from moesaic.recipe.load import LoadedRecipe, load_recipe
+from moesaic.recipe.schema import Recipe
+from moesaic.training import language_modeling
+
+_FORWARD_SPEED = 3.0
+"""A model reads about this many times as many tokens in a second as it is trained on."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage that will take time.
+
+    Attributes:
+        name: What it is called.
+        tokens: Tokens that it will read.
+        seconds: About how long it will take on this machine.
+    """
+
+    name: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will need.
+
+    Attributes:
+        recipe: Its file's name.
+        dense: Size of the seed and of every expert; ``None`` where a problem hides it.
+        sparse: Size of the mixture; ``None`` where a problem hides it.
+        memory_bytes: Most memory that a stage will take, about.
+        free_memory_bytes: What this machine has left.
+        disk_bytes: What the run will write, about.
+        free_disk_bytes: What the disk has left.
+        stages: What will take time.
+        problems: Everything that stands in the way, in sentences.
+    """
+
+    recipe: str
+    dense: ModelSize | None
+    sparse: ModelSize | None
+    memory_bytes: int
+    free_memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+    stages: tuple[StagePlan, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """About how long the whole run will take."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def __str__(self) -> str:
+        lines = [self.recipe]
+        if self.dense and self.sparse:
+            lines += [
+                f"  expert   {self.dense.total:>15,} parameters",
+                f"  mixture  {self.sparse.total:>15,} parameters, {self.sparse.active:,} of them active",
+                f"  memory   {self.memory_bytes / 1e9:>12.2f} GB of {self.free_memory_bytes / 1e9:.2f} GB free",
+                f"  disk     {self.disk_bytes / 1e9:>12.2f} GB of {self.free_disk_bytes / 1e9:.2f} GB free",
+                f"  time     {_duration(self.seconds):>15} on this machine, reading the text not counted",
+            ]
+            lines += [
+                f"    {stage.name:20} {stage.tokens:>15,} tokens {_duration(stage.seconds):>9}" for stage in self.stages
+            ]
+        lines += [f"  problem: {problem}" for problem in self.problems] or ["  nothing stands in the way"]
+        return "\n".join(lines)
+
+
+def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
+    """Say what a recipe will need and all that is wrong with it, before any work.
+
+    Reads the recipe and the headers of the checkpoints; trains a few steps on random tokens to see how quick this
+    machine is. Nothing is written.
+
+    Args:
+        recipe: The YAML file.
+        settings: One-off changes, each ``dotted.key=value``.
+
+    Returns:
+        The plan; it prints itself.
+
+    Raises:
+        RecipeError: If the recipe cannot be read or does not make sense.
+    """
+    loaded = load_recipe(recipe, settings)
+    problems = _source_problems(loaded)
+    dense, checkpoint_problems = _dense_config(loaded)
+    problems += checkpoint_problems
+    free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(Path.cwd()).free
+    if dense is None:
+        return Plan(loaded.path.name, None, None, 0, free_memory, 0, free_disk, (), tuple(problems))
+    names, top_k = loaded.recipe.domain_names, loaded.recipe.assemble.num_experts_per_tok
+    values = sparse_config(dense, expert_names=names, num_experts_per_tok=top_k)
+    sparse = family_of(dense.model_type).config_class(**values)
+    sizes = model_size(dense), model_size(sparse)
+    memory, disk = _memory(loaded.recipe, dense, sparse, *sizes), _disk(loaded.recipe, *sizes)
+    for need, free, what in ((memory, free_memory, "memory"), (disk, free_disk, "disk")):
+        if need > free:
+            problems.append(
+                f"{what}: about {need / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free. Make room, or lower "
+                f"the "
+                "sizes of the seed, batch_size or sequence_length."
+            )
+    fits = memory <= free_memory
+    stages = _stages(loaded.recipe, dense, sparse) if fits else ()
+    return Plan(loaded.path.name, *sizes, memory, free_memory, disk, free_disk, stages, tuple(problems))
+
+
+def _source_problems(loaded: LoadedRecipe) -> list[str]:
+    problems = []
+    for domain in loaded.recipe.data.domains:
+        try:
+            build_source(domain, loaded.path.parent).fingerprint()
+        except DataError as error:
+            problems.append(f"data.domains, {domain.name}: {error}")
+    return problems
+
+
+def _dense_config(loaded: LoadedRecipe) -> tuple[Any | None, list[str]]:
+    """The configuration that seed and experts share, and what is wrong with their checkpoints."""
+    recipe = loaded.recipe
+    given = dict(recipe.experts.checkpoints)
+    if recipe.seed.checkpoint:
+        given = {"seed": recipe.seed.checkpoint} | given
+    if not given:
+        return seed_config(recipe.seed, recipe.data.vocab_size, recipe.data.sequence_length), []
+    problems, whole = [], {}
+    for name, place in given.items():
+        try:
+            checkpoint: Checkpoint = read_checkpoint(resolve_checkpoint(place, loaded.path.parent))
+            check_complete(checkpoint, name)
+            family_of(checkpoint.config["model_type"])
+            whole[name] = checkpoint
+        except CheckpointError as error:
+            problems.append(str(error))
+    if len(whole) > 1:
+        problems += find_differences(whole)
+    if not whole or problems:
+        return None, problems
+    config = AutoConfig.from_pretrained(next(iter(whole.values())).path)
+    if config.max_position_embeddings < recipe.data.sequence_length:
+        problems.append(
+            f"data.sequence_length: {recipe.data.sequence_length} is more than the {config.max_position_embeddings} "
+            "positions of the checkpoints. Lower it."
+        )
+    return config, problems
+
+
+def _memory(recipe: Recipe, dense: Any, sparse: Any, dense_size: ModelSize, sparse_size: ModelSize) -> int:
+    """The hungriest of: training the dense model, training the mixture, the experts side by side in the arena."""
+    length = recipe.data.sequence_length
+    needs = [4 * dense_size.total * (len(recipe.domain_names) + 1)]
+    for config, size, sections in (
+        (dense, dense_size, (recipe.seed.training, recipe.experts.training)),
+        (sparse, sparse_size, (recipe.router, recipe.joint)),
+    ):
+        rows = max(section.batch_size // section.gradient_accumulation_steps for section in sections)
+        needs.append(training_bytes(config, size, batch_size=rows, sequence_length=length))
+    return max(needs)
+
+
+def _disk(recipe: Recipe, dense: ModelSize, sparse: ModelSize) -> int:
+    """Weights of every stage, the largest training checkpoint, and the tokens."""
+    num_dense = 2 + (0 if recipe.experts.checkpoints else len(recipe.domain_names))
+    num_sparse = 2 + sum(1 for section in (recipe.router, recipe.joint) if section.num_steps)
+    tokens = 4e6 * (recipe.data.max_megabytes or 0) * len(recipe.domain_names)
+    return int(4 * (dense.total * num_dense + sparse.total * (num_sparse + 3)) + tokens)
+
+
+def _stages(recipe: Recipe, dense: Any, sparse: Any) -> tuple[StagePlan, ...]:
+    length, names = recipe.data.sequence_length, recipe.domain_names
+    trains_dense = not recipe.experts.checkpoints or recipe.seed.training.num_steps > 0
+    dense_speed = training_speed(dense, language_modeling, build_options(recipe.experts.training, recipe))
+    sparse_speed = training_speed(sparse, build_objective(recipe.joint), build_options(recipe.joint, recipe))
+
+    def plan(name: str, section: Any, num_steps: int, speed: float) -> StagePlan:
+        tokens = num_steps * section.batch_size * length
+        return StagePlan(name, tokens, tokens / speed)
+
+    experts = recipe.experts.training
+    stages = []
+    if trains_dense:
+        stages.append(plan("seed", recipe.seed.training, recipe.seed.training.num_steps, dense_speed))
+        if not recipe.experts.checkpoints:
+            stages += [plan(f"expert-{name}", experts, experts.num_steps, dense_speed) for name in names]
+    stages += [
+        plan(name, section, section.num_steps, sparse_speed)
+        for name, section in (("router", recipe.router), ("joint", recipe.joint))
+    ]
+    if trains_dense:
+        stages.append(plan("dense", experts, dense_steps(recipe), dense_speed))
+    measured = recipe.arena.max_tokens * len(names)
+    # Three ensembles read with every expert; so does each expert alone; average, seed and dense model are one each.
+    seconds = measured * (4 * len(names) + 3) / (_FORWARD_SPEED * dense_speed)
+    seconds += measured * 5 / (_FORWARD_SPEED * sparse_speed)
+    stages.append(StagePlan("arena", measured * (4 * len(names) + 8), seconds))
+    return tuple(stage for stage in stages if stage.tokens)
+
+
+def _duration(seconds: float) -> str:
+    """A duration in the largest unit that keeps a digit.
+
+    Example:
+        >>> [_duration(seconds) for seconds in (42, 200, 9000, 200_000)]
+        ['42 s', '3.3 min', '2.5 h', '2.3 d']
+    """
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
