@@ -1,0 +1,122 @@
+"""Write ``docs/cli.md`` from ``--help`` and ``docs/recipes.md`` from the recipe's schema.
+
+``make docs`` writes them; the tests say when they are old.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.testing import CliRunner
+
+from moesaic.cli import app
+from moesaic.recipe import Recipe
+
+_FOLDER = Path(__file__).parent
+
+_RECIPES_HEAD = """\
+# Recipes: every key
+
+A recipe is a YAML file. It reads top to bottom as the road goes: `data`, `seed`, `experts`, `assemble`, `router`,
+`joint`, `arena`. Only `data` is needed; everything else has a default. Unknown keys are errors, and so are values of
+another type. Paths are relative to the recipe. `--set experts.training.num_steps=10` changes one value for one command;
+entries of a list go by number (`data.domains.0.name=news`).
+
+This page is generated from `src/moesaic/recipe/schema.py` by `make docs`.
+"""
+
+_CLI_HEAD = """\
+# The command line
+
+A verb and a recipe. Each verb is a function of the same name in Python. This page is generated from `--help` by
+`make docs`.
+"""
+
+
+def recipes_page() -> str:
+    """Every section of the recipe as a table."""
+    parts = [_RECIPES_HEAD]
+    for name, field in Recipe.model_fields.items():
+        models = _models(field.annotation)
+        if models:
+            parts += _section(models[0], name, field.description or "")
+        else:
+            parts.append(
+                f"## `{name}`\n\n{field.description} {_type(field.annotation).capitalize()}; {_default(field)}.\n"
+            )
+    return "\n".join(parts)
+
+
+def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
+    lines = [f"## `{place}`\n", f"{description or model.__doc__}\n", "| key | type | default | meaning |"]
+    lines.append("| --- | --- | --- | --- |")
+    nested: list[str] = []
+    for name, field in model.model_fields.items():
+        models = _models(field.annotation)
+        if len(models) == 1:
+            nested += _section(models[0], f"{place}.{name}", field.description or "")
+        for choice in models if len(models) > 1 else ():
+            word = get_args(choice.model_fields["type"].annotation)[0]
+            nested += _section(choice, f"{place}.{name}` of type `{word}", choice.__doc__ or "")
+        kind = "see below" if models else _type(field.annotation)
+        lines.append(
+            f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind of source it is.'} |"
+        )
+    return ["\n".join(lines) + "\n", *nested]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _type(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type(get_args(annotation)[0])
+    if origin is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(annotation))
+    if origin in (Union, UnionType):
+        return " or ".join(_type(part) for part in get_args(annotation) if part is not type(None))
+    if origin is dict:
+        key, value = get_args(annotation)
+        return f"mapping of {_type(key)} to {_type(value)}"
+    return {str: "text", int: "whole number", float: "number"}.get(annotation, str(annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return "needed"
+    if isinstance(default, BaseModel):
+        changed = ", ".join(f"{key}: {value}" for key, value in default.model_dump(exclude_unset=True).items())
+        return f"`{{{changed}}}`"
+    return "none" if default is None or default == {} else f"`{default}`"
+
+
+def cli_page() -> str:
+    """What ``--help`` says, of the program and of every verb."""
+    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    pages = [f"## `moesaic {verb}`\n\n```text\n{_help(verb)}\n```\n" for verb in verbs]
+    return "\n".join([_CLI_HEAD, f"```text\n{_help()}\n```\n", *pages])
+
+
+def _help(*verb: str) -> str:
+    result = CliRunner().invoke(app, [*verb, "--help"], prog_name="moesaic", terminal_width=100, color=False)
+    lines = [line.rstrip() for line in result.output.strip().splitlines()]
+    return "\n".join(lines)
+
+
+PAGES = {"recipes.md": recipes_page, "cli.md": cli_page}
+"""The pages and what makes them."""
+
+
+if __name__ == "__main__":
+    for name, make in PAGES.items():
+        (_FOLDER / name).write_text(make(), encoding="utf-8")

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+
+import pytest
+
+from moesaic.cli import main
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit status, output and errors of a command."""
+    monkeypatch.setattr(sys, "argv", ["moesaic", *map(str, arguments)])
+    status = 0
+    try:
+        main()
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return lambda *arguments: call(monkeypatch, capsys, *arguments)
+
+
+def test_a_finished_run_says_so_and_shows_the_table(command, finished):
+    path, run = finished
+    status, out, err = command("run", path, "--run", run.folder)
+    assert status == 0 and not err
+    assert "mixture, trained jointly" in out and "Lowest loss: " in out
+    assert "All stages were done already; nothing was done again." in out
+
+
+def test_evaluate_sorts_the_table(command, finished):
+    path, run = finished
+    _, out, _ = command("evaluate", path, "--run", run.folder, "--by", "active_parameters")
+    rows = [line.split("  ")[0] for line in out.splitlines()]
+    assert rows.index("seed") < rows.index("mixture, trained jointly") < rows.index("posterior")
+
+
+def test_assemble_prints_the_sparse_checkpoints_folder(command, finished):
+    path, run = finished
+    status, out, _ = command("assemble", path, "--run", run.folder)
+    assert status == 0
+    assert out.split()[-1] == str(run.folder / "model")
+
+
+def test_generate_says_who_wrote(command, finished):
+    status, out, _ = command("generate", finished[1].folder, "the cat", "--max-new-tokens", 5)
+    assert status == 0
+    assert out.startswith("the cat") and "\nwritten by " in out and "letters" in out
+
+
+def test_export_copies_the_model(command, finished, tmp_path):
+    status, out, _ = command("export", finished[1].folder, tmp_path / "out")
+    assert status == 0 and out.strip() == str(tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_check_says_what_is_needed(command, finished):
+    status, out, _ = command("check", finished[0])
+    assert status == 0
+    assert "nothing stands in the way" in out and "expert-digits" in out
+
+
+def test_check_names_every_problem_and_fails(command, finished):
+    path = finished[0]
+    status, out, _ = command("check", path, "--set", "data.domains.0.source.path=gone.jsonl")
+    assert status == 1
+    assert f"  problem: data.domains, letters: {path.parent / 'gone.jsonl'}: there is no such file.\n" in out
+
+
+def test_our_errors_are_one_message(command, finished):
+    status, out, err = command("run", finished[0], "--set", "joint.num_step=3")
+    assert (status, out) == (1, "")
+    assert err == "RecipeError: tiny.yaml, joint: unknown key 'num_step'. Did you mean 'num_steps'?\n"
+
+
+def test_a_wrong_argument_is_one_message(command, finished):
+    status, _, err = command("generate", finished[1].folder, "")
+    assert (status, err) == (1, "ValueError: The prompt is empty; give at least one character.\n")
+
+
+def test_help_is_printed_without_pytorch():
+    code = "import sys; sys.argv = ['moesaic', '--help']\ntry:\n import moesaic.cli; moesaic.cli.main()\nfinally:\n assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "AssertionError" not in result.stderr
+    assert "Go the whole road of a recipe" in result.stdout
