@@ -80,7 +80,7 @@ def test_the_public_names_are_those_that_are_promised():
     assert dir(moesaic) == sorted(moesaic.__all__)
     for name in moesaic.__all__:
         assert getattr(moesaic, name) is not None
-    with pytest.raises(AttributeError, match="^module 'moesaic' has no attribute 'mix'$"):
+    with pytest.raises(AttributeError, match=r"^module 'moesaic' has no attribute 'mix'$"):
         moesaic.mix  # noqa: B018 - asking is the point
 
 

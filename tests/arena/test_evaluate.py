@@ -75,7 +75,8 @@ def test_an_unknown_format_is_refused(members, tmp_path):
     with pytest.raises(DataError) as error:
         moesaic.evaluate(members[0], tmp_path / "text.csv")
     assert str(error.value) == (
-        f"{tmp_path / 'text.csv'}: a file of text ends in .jsonl, .jsonl.gz or .parquet; or give a folder of .txt files."
+        f"{tmp_path / 'text.csv'}: a file of text ends in .jsonl, .jsonl.gz or .parquet; "
+        "or give a folder of .txt files."
     )
 
 

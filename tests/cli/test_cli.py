@@ -34,7 +34,7 @@ def test_a_finished_run_says_so_and_shows_the_table(command, finished):
 def test_evaluate_sorts_the_table(command, finished):
     path, run = finished
     _, out, _ = command("evaluate", path, "--run", run.folder, "--by", "active_parameters")
-    rows = [line.split("  ")[0] for line in out.splitlines()]
+    rows = [line.strip().split("  ")[0] for line in out.splitlines()]
     assert rows.index("seed") < rows.index("mixture, trained jointly") < rows.index("posterior")
 
 
@@ -78,11 +78,20 @@ def test_our_errors_are_one_message(command, finished):
 
 def test_a_wrong_argument_is_one_message(command, finished):
     status, _, err = command("generate", finished[1].folder, "")
-    assert (status, err) == (1, "ValueError: The prompt is empty; give at least one character.\n")
+    assert status == 2
+    assert err.endswith("Error: Invalid value: The prompt is empty; give at least one character.\n")
 
 
 def test_help_is_printed_without_pytorch():
-    code = "import sys; sys.argv = ['moesaic', '--help']\ntry:\n import moesaic.cli; moesaic.cli.main()\nfinally:\n assert 'torch' not in sys.modules"
+    code = """
+import sys
+import moesaic.cli
+sys.argv = ["moesaic", "--help"]
+try:
+    moesaic.cli.main()
+finally:
+    assert "torch" not in sys.modules
+"""
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "AssertionError" not in result.stderr
-    assert "Go the whole road of a recipe" in result.stdout
+    assert "Go the whole road of a recipe, from text to table, page and model." in result.stdout

@@ -1,7 +1,6 @@
 import errno
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -50,7 +49,7 @@ def assert_same_bits(folder, other):
 
 def changed_stages(path, run, *settings):
     """Names of the stages that a changed recipe does again."""
-    folders = {stage: run / "stages" / stage for stage in os.listdir(run / "stages")}
+    folders = {folder.name: folder for folder in (run / "stages").iterdir()}
     folders |= {place: run / place for place in ("model", "report")}
     before = {stage: folder.stat().st_ino for stage, folder in folders.items()}
     moesaic.run(path, folder=run, settings=settings, quiet=True)
@@ -80,7 +79,7 @@ def test_training_lowers_the_loss_of_each_expert_on_its_domain(finished):
 def test_a_run_keeps_its_recipe_its_versions_and_its_events(finished):
     path, run = finished
     assert (run.folder / "recipe.yaml").read_text() == path.read_text()
-    assert json.loads((run.folder / "lock.json").read_text())["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert json.loads((run.folder / "lock.json").read_text())["versions"]["torch"] == torch.__version__
     assert list((run.folder / "tensorboard" / "joint").glob("events.*"))
     assert not list(run.folder.rglob(".partial-*"))
 
@@ -227,14 +226,16 @@ def test_a_full_disk_is_named_and_finished_stages_are_kept(tmp_path, monkeypatch
         with pytest.raises(RunError) as error:
             folder.execute(full)
     assert str(error.value) == (
-        f"{tmp_path / 'run'}, stage seed: the disk is full (2 MB left). Finished stages are kept; make room and give the "
-        "same command again."
+        f"{tmp_path / 'run'}, stage seed: the disk is full (2 MB left). Finished stages are kept; make room and give "
+        "the same command again."
     )
     assert (folder.stage_folder("data") / "tokens").read_text() == "1"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_is_done(recipe, tmp_path):
-    with pytest.raises(TrainingError, match=r"^Step \d+: the loss is (nan|inf) at learning rate "):
+    with pytest.raises(
+        TrainingError, match=r"^Step \d of 6: the loss is (nan|inf) at learning rate 1e\+30\. Lower learning_rate"
+    ):
         moesaic.run(recipe, folder=tmp_path / "run", settings=["joint.learning_rate=1e30"], quiet=True)
     assert (tmp_path / "run" / "stages" / "router" / "model").exists()
     assert not (tmp_path / "run" / "stages" / "joint").exists()

@@ -9,7 +9,10 @@ from moesaic.cli.options import RecipePath, Settings
 
 
 def check(recipe: RecipePath, set_: Settings = None) -> None:
-    """Say what a recipe will need, and all that is wrong with it, before any work: parameters, memory, disk, time."""
+    """Say what a recipe will need, and all that is wrong with it.
+
+    Counts parameters, memory, disk and time before any work is done; the time comes from a few training steps.
+    """
     plan = moesaic.check(recipe, settings=set_ or ())
     print(plan)
     if plan.problems:

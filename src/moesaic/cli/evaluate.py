@@ -20,7 +20,10 @@ def evaluate(
         typer.Option(help="The column that sorts the table."),
     ] = "loss",
 ) -> None:
-    """Go the road up to the arena; print the table, sorted, and say in a sentence what won and by how much."""
+    """Compare every way of combining a recipe's experts.
+
+    Goes the road up to the arena. Prints the table, sorted, and says in a sentence what won and by how much.
+    """
     table = moesaic.run(recipe, settings=set_ or (), folder=run_folder, until="arena").table
     console = Console()
     console.print(table.to_rich(by, width=console.width))

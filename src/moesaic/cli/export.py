@@ -16,5 +16,8 @@ def export(
         Path, typer.Argument(metavar="FOLDER", help="Where to write; must not exist.", show_default=False)
     ],
 ) -> None:
-    """Copy a finished run's model to a folder of its own, checked to load with plain Transformers."""
+    """Copy a finished run's model to a folder of its own.
+
+    The copy is checked to load with plain Transformers and to give the same logits.
+    """
     print(moesaic.export(run_folder, output))

@@ -19,5 +19,9 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Makes the random choices.")] = 0,
 ) -> None:
-    """Continue a text with a finished run's model, and say which experts wrote the answer."""
-    print(moesaic.generate(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
+    """Continue a text, and say which experts wrote the answer."""
+    try:
+        answer = moesaic.generate(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print(answer)

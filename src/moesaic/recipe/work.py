@@ -228,7 +228,7 @@ class Work:
             weights = initialize_router(network, texts, method=method, seed=recipe.random_seed)
             named = {str(layer): weight for layer, weight in weights.items()}
             save_file(named, output / "routers" / f"{method}.safetensors")
-        write_router(model, self._router(output, section.router))
+        write_router(model, self.routers(output)[section.router])
 
     def expert_paths(self) -> list[Path]:
         """The experts' checkpoints, in the order of the domains."""
@@ -238,9 +238,10 @@ class Work:
         return [self.folder.stage_folder(f"expert-{name}") / "model" for name in self.recipe.domain_names]
 
     @staticmethod
-    def _router(assembly: Path, method: str) -> dict[int, torch.Tensor]:
-        stored = load_file(assembly / "routers" / f"{method}.safetensors")
-        return {int(layer): weight for layer, weight in stored.items()}
+    def routers(assembly: Path) -> dict[str, dict[int, torch.Tensor]]:
+        """The routers that were fitted without training: their weights by method and layer."""
+        stored = {method: load_file(assembly / "routers" / f"{method}.safetensors") for method in ROUTERS}
+        return {method: {int(layer): weight for layer, weight in weights.items()} for method, weights in stored.items()}
 
     # measuring and handing over
 
@@ -258,7 +259,7 @@ class Work:
         rows += line_up.experts(experts, spent["expert"])
         rows += line_up.ensembles(experts, spent["experts"])
         assembly = self.folder.stage_folder("assemble")
-        routers: dict[str, dict[int, torch.Tensor]] = {method: self._router(assembly, method) for method in ROUTERS}
+        routers = self.routers(assembly)
         rows += line_up.untrained(self._for_measuring_stage("assemble"), routers, spent["experts"])
         for stage, name in {"router": "mixture, router trained", "joint": "mixture, trained jointly"}.items():
             if stage in spent:

@@ -1,0 +1,102 @@
+"""How good is a mixture whose router was never trained: ours against ``mergekit-moe``'s hidden-state gates?
+
+    moesaic run recipes/quickstart.yaml
+    python -m benchmarks.untrained_routers --mergekit MERGEKIT
+
+Takes the experts of a finished run, trained on their domains. ``mergekit-moe`` makes its gates from prompts: the first
+tokens of training documents of each domain. All routers are put into the same sparse checkpoint, so that they differ in
+nothing else, and measured on the run's test documents. ``mergekit-moe``'s own output, whose other weights come from the
+seed, is measured too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from benchmarks.record import save
+from moesaic.arena import Bootstrap, measure
+from moesaic.members import choose_kernels
+from moesaic.moe import find_gates
+from moesaic.recipe import load_recipe
+from moesaic.recipe.folder import RunFolder
+from moesaic.recipe.work import Work, load_network
+
+PROMPTS = 64
+PROMPT_TOKENS = 32
+MODES = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
+
+
+def write_prompts(work: Work, path: Path, experts: list[Path], base: Path, mode: str) -> None:
+    """``mergekit-moe``'s configuration; JSON is YAML."""
+    listed = []
+    for domain, expert in zip(work.domains, experts, strict=True):
+        starts = domain.train.document_starts[:PROMPTS].tolist()
+        tokens = [domain.train.tokens[start : start + PROMPT_TOKENS].tolist() for start in starts]
+        listed.append({"source_model": str(expert), "positive_prompts": work.tokenizer.batch_decode(tokens)})
+    config = {"base_model": str(base), "gate_mode": mode, "dtype": "float32", "experts": listed}
+    path.write_text(json.dumps(config))
+
+
+def run_mergekit(work: Work, mergekit: Path, mode: str, folder: Path) -> PreTrainedModel:
+    stages = work.folder.path / "stages"
+    experts = [stages / f"expert-{name}" / "model" for name in work.recipe.domain_names]
+    write_prompts(work, folder / f"{mode}.yaml", experts, stages / "seed" / "model", mode)
+    command = [str(mergekit / "bin" / "mergekit-moe"), str(folder / f"{mode}.yaml"), str(folder / mode)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"mergekit-moe failed:\n{result.stderr[-2000:]}")
+    return load_network(folder / mode)
+
+
+def put(network: PreTrainedModel, weights: Mapping[int, Tensor]) -> PreTrainedModel:
+    with torch.no_grad():
+        for layer, gate in enumerate(find_gates(network)):
+            gate.weight.copy_(weights[layer])
+    return network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mergekit", type=Path, required=True, help="A virtual environment with mergekit 0.1.5.")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/quickstart.yaml"))
+    parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="A finished run of the recipe.")
+    arguments = parser.parse_args()
+    work = Work(load_recipe(arguments.recipe), RunFolder(arguments.run), Console(file=io.StringIO()))
+    blocks, names = work.test_blocks(), work.recipe.domain_names
+    bootstrap = Bootstrap()
+    rows: list[dict[str, Any]] = []
+
+    def add(router: str, network: PreTrainedModel) -> None:
+        choose_kernels(network, work.recipe.data.sequence_length)
+        scores = measure(network, blocks, batch_size=work.recipe.arena.batch_size, name=router).scores
+        mean = bootstrap.interval(scores, "nats_per_token", names)
+        rows.append({"router": router, "nats per token": mean.value, "low": mean.low, "high": mean.high})
+
+    assembly = work.folder.stage_folder("assemble")
+    for method in ("random", "prototypes", "ridge"):
+        add(f"moesaic {method}", put(work.load_stage("assemble"), work.routers(assembly)[method]))
+    with tempfile.TemporaryDirectory() as name:
+        for mode in MODES:
+            theirs = run_mergekit(work, arguments.mergekit, mode, Path(name))
+            weights = {layer: gate.weight.detach().clone() for layer, gate in enumerate(find_gates(theirs))}
+            add(f"mergekit-moe {mode}", put(work.load_stage("assemble"), weights))
+            add(f"mergekit-moe {mode}, its whole checkpoint", theirs)
+    rows.sort(key=itemgetter("nats per token"))
+    save("untrained_routers", rows, recipe=work.loaded.text, prompts=PROMPTS, prompt_tokens=PROMPT_TOKENS)
+
+
+if __name__ == "__main__":
+    main()
