@@ -11,6 +11,7 @@ measured doing the same, and also averaging them. Memory is the highest resident
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -30,7 +31,7 @@ from moesaic.testing import tiny_tokenizer
 NUM_MEMBERS = 4
 
 
-def write_members(folder: Path, layers: int) -> list[Path]:
+def write_members(members: list[Path], layers: int) -> None:
     """Llama-shaped checkpoints of about 61 million parameters a layer, and 66 million besides."""
     config = LlamaConfig(
         vocab_size=32_000,
@@ -42,16 +43,12 @@ def write_members(folder: Path, layers: int) -> list[Path]:
         tie_word_embeddings=True,
         dtype="bfloat16",
     )
-    members = []
-    for seed in range(NUM_MEMBERS):
+    for seed, member in enumerate(members):
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        members.append(folder / f"member-{seed}")
-        network.save_pretrained(members[-1])
-        tiny_tokenizer().save_pretrained(members[-1])
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{NUM_MEMBERS} members of {parameters:,} parameters", flush=True)
-    return members
+        network.save_pretrained(member)
+        tiny_tokenizer().save_pretrained(member)
+    print(f"{len(members)} members of {network.num_parameters():,} parameters", flush=True)
 
 
 def measure(command: list[str]) -> tuple[float, float]:
@@ -96,7 +93,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        members = write_members(folder, arguments.layers)
+        members = [folder / f"member-{seed}" for seed in range(NUM_MEMBERS)]
+        # In a process of its own: a command's peak counts that of the process that starts it.
+        writer = multiprocessing.get_context("spawn").Process(target=write_members, args=(members, arguments.layers))
+        writer.start()
+        writer.join()
         ways = commands(members, folder / "output", arguments.mergekit, folder / "mergekit.yaml")
         figures: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         copies = []

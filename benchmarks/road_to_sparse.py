@@ -28,7 +28,6 @@ import moesaic
 from benchmarks.record import save
 from moesaic.arena import DENSE, ORACLE, measure
 from moesaic.data import Batch, BatchSampler
-from moesaic.members import choose_kernels
 from moesaic.recipe import load_recipe
 from moesaic.recipe.build import build_objective, build_options
 from moesaic.recipe.folder import RunFolder
@@ -134,15 +133,12 @@ class Track:
         section, length = work.recipe.joint, work.recipe.data.sequence_length
         network, options = work.load_stage("router"), build_options(section, work.recipe)
         teachers = [work.load_stage(stage) for stage in work.expert_stages]
-        for model in (network, *teachers):
-            choose_kernels(model, length)
         sampler = BatchSampler([domain.train for domain in work.domains], options.batch_size, length, options.seed)
         fit(network, sampler, Distillation(teachers, build_objective(section)), options)
         return _loss(work, network)
 
 
 def _loss(work: Work, network: PreTrainedModel) -> float:
-    choose_kernels(network, work.recipe.data.sequence_length)
     scores = measure(network, work.test_blocks(), batch_size=work.recipe.arena.batch_size, name="mixture").scores
     return statistics.mean(score.nats_per_token for score in scores.values())
 

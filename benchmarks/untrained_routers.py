@@ -28,7 +28,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.record import save
 from moesaic.arena import Bootstrap, measure
-from moesaic.members import choose_kernels
 from moesaic.moe import find_gates
 from moesaic.recipe import load_recipe
 from moesaic.recipe.folder import RunFolder
@@ -80,7 +79,6 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
 
     def add(router: str, network: PreTrainedModel) -> None:
-        choose_kernels(network, work.recipe.data.sequence_length)
         scores = measure(network, blocks, batch_size=work.recipe.arena.batch_size, name=router).scores
         mean = bootstrap.interval(scores, "nats_per_token", names)
         rows.append({"router": router, "nats per token": mean.value, "low": mean.low, "high": mean.high})

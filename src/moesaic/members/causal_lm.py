@@ -10,14 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from moesaic.members.checkpoints import read_checkpoint
 
-EAGER_ATTENTION_POSITIONS = 512
-"""Up to this many positions, plain matrix products train faster on a CPU than PyTorch's fused attention
-(``benchmarks/kernels.py``)."""
-
-EAGER_EXPERTS = 8
-"""Up to this many experts, a plain loop over them trains no slower on a CPU than grouped matrix products
-(``benchmarks/kernels.py``)."""
-
 
 @dataclass(frozen=True)
 class CausalLM:
@@ -57,14 +49,3 @@ def load_member(path: str | Path, *, name: str | None = None, dtype: torch.dtype
     has_tokenizer = (checkpoint.path / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path) if has_tokenizer else None
     return CausalLM(name or Path(path).name, network.eval(), tokenizer)
-
-
-def choose_kernels(network: PreTrainedModel, sequence_length: int) -> None:
-    """Use the attention and the experts' kernel that are faster for sequences of this length where the model is."""
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    eager = on_cpu and sequence_length <= EAGER_ATTENTION_POSITIONS
-    network.set_attn_implementation("eager" if eager else "sdpa")
-    config = network.config
-    num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", 0)
-    if num_experts:
-        network.set_experts_implementation("eager" if on_cpu and num_experts <= EAGER_EXPERTS else "grouped_mm")

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from moesaic.data import BatchSampler, PackedDocuments
-from moesaic.members import choose_kernels
 from moesaic.planning.size import model_size
 from moesaic.training import Objective, StepRecord, TrainingOptions, fit
 
@@ -48,7 +47,6 @@ def _with_layers(config: Any, count: int) -> Any:
 def _seconds_per_step(config: Any, objective: Objective, options: TrainingOptions) -> float:
     with torch.random.fork_rng():
         network = AutoModelForCausalLM.from_config(config)
-        choose_kernels(network, options.sequence_length)
         num_tokens = options.sequence_length + 2
         tokens = torch.randint(config.vocab_size, (num_tokens,), dtype=torch.int32)
         packed = PackedDocuments(tokens, torch.tensor([0]), torch.tensor([num_tokens]))

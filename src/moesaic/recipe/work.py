@@ -30,7 +30,7 @@ from moesaic.data import (
 )
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, choose_kernels, read_checkpoint
+from moesaic.members import CausalLM, read_checkpoint
 from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
 from moesaic.recipe.build import (
     build_objective,
@@ -179,7 +179,6 @@ class Work:
         domains: Sequence[int] | None = None,
     ) -> None:
         """Train a network on some of the domains and save it with its history."""
-        choose_kernels(network, options.sequence_length)
         chosen = range(len(self.domains)) if domains is None else domains
         sampler = BatchSampler(
             [self.domains[index].train for index in chosen],
@@ -213,7 +212,6 @@ class Work:
             router_seed=recipe.random_seed,
         )
         network, length = load_network(model), recipe.data.sequence_length
-        choose_kernels(network, length)
         rows = max(1, section.router_tokens // length)
         texts = [
             [
@@ -250,22 +248,22 @@ class Work:
         line_up = LineUp(self.test_blocks(), self.recipe.arena.batch_size, self._say_row)
         spent = self.training_tokens()
         experts = [
-            CausalLM(name, self._for_measuring(path), self.tokenizer)
+            CausalLM(name, load_network(path), self.tokenizer)
             for name, path in zip(self.recipe.domain_names, self.expert_paths(), strict=True)
         ]
         rows: list[Row] = []
         if self.has_seed:
-            rows.append(line_up.reference("seed", self._for_measuring_stage("seed"), spent["seed"]))
+            rows.append(line_up.reference("seed", self.load_stage("seed"), spent["seed"]))
         rows += line_up.experts(experts, spent["expert"])
         rows += line_up.ensembles(experts, spent["experts"])
         assembly = self.folder.stage_folder("assemble")
         routers = self.routers(assembly)
-        rows += line_up.untrained(self._for_measuring_stage("assemble"), routers, spent["experts"])
+        rows += line_up.untrained(self.load_stage("assemble"), routers, spent["experts"])
         for stage, name in {"router": "mixture, router trained", "joint": "mixture, trained jointly"}.items():
             if stage in spent:
-                rows.append(line_up.row(name, "mixture", self._for_measuring_stage(stage), spent[stage]))
+                rows.append(line_up.row(name, "mixture", self.load_stage(stage), spent[stage]))
         if self.has_seed:
-            rows.append(line_up.dense(self._for_measuring_stage("dense"), spent["dense"]))
+            rows.append(line_up.dense(self.load_stage("dense"), spent["dense"]))
         bootstrap = Bootstrap(self.recipe.arena.num_resamples, self.recipe.random_seed)
         table = ArenaTable(tuple(rows), self.recipe.domain_names, bootstrap)
         (output / TABLE).write_text(table.to_json())
@@ -296,7 +294,7 @@ class Work:
 
     def report(self, output: Path) -> None:
         """Write the page."""
-        network = self._for_measuring_stage(self.final_stage)
+        network = self.load_stage(self.final_stage)
         routing = map_routing(
             network, self.test_blocks(), list(self.recipe.domain_names), batch_size=self.recipe.arena.batch_size
         )
@@ -382,14 +380,6 @@ class Work:
     def load_stage(self, stage: str) -> PreTrainedModel:
         """The model that a finished stage made."""
         return load_network(self.folder.stage_folder(stage) / "model")
-
-    def _for_measuring_stage(self, stage: str) -> PreTrainedModel:
-        return self._for_measuring(self.folder.stage_folder(stage) / "model")
-
-    def _for_measuring(self, path: Path) -> PreTrainedModel:
-        network = load_network(path)
-        choose_kernels(network, self.recipe.data.sequence_length)
-        return network
 
     def say(self, line: str) -> None:
         """Show a line."""
