@@ -4,7 +4,7 @@
 
 Each figure is the time of a training step with the plain kernel over that with the one that Transformers chooses
 (fused attention, grouped experts), both in the same run, taking turns: the median over steps, the median of three
-rounds, and the lowest and the highest round. Above 1, Transformers' choice is the faster one. moesaic leaves it as it is.
+rounds, and the lowest and the highest round. Above 1, Transformers' choice is the faster one; moesaic leaves it so.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Write ``docs/cli.md`` from ``--help`` and ``docs/recipes.md`` from the recipe's schema.
+"""Write ``docs/cli.md`` from ``--help``, ``docs/recipes.md`` from the recipe's schema, ``docs/table.svg`` from a run.
 
-``make docs`` writes them; the tests say when they are old.
+``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
+that run is finished.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -12,8 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rich.console import Console
 from typer.testing import CliRunner
 
+from moesaic.arena import ArenaTable
 from moesaic.cli import app
 from moesaic.recipe import Recipe
 
@@ -117,6 +122,18 @@ PAGES = {"recipes.md": recipes_page, "cli.md": cli_page}
 """The pages and what makes them."""
 
 
+def table_picture(table: ArenaTable) -> str:
+    """The arena's table as a terminal shows it, without the web font that rich would have the reader fetch."""
+    console = Console(record=True, width=124, file=io.StringIO())
+    console.print(table.to_rich(width=console.width))
+    console.print(table.verdict(), highlight=False)
+    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+
+
 if __name__ == "__main__":
     for name, make in PAGES.items():
         (_FOLDER / name).write_text(make(), encoding="utf-8")
+    run = Path("runs/quickstart/stages/arena/table.json")
+    if run.exists():
+        table = ArenaTable.from_json(run.read_text())
+        (_FOLDER / "table.svg").write_text(table_picture(table), encoding="utf-8")

@@ -25,7 +25,7 @@ def command(monkeypatch, capsys):
 
 def test_a_finished_run_says_so_and_shows_the_table(command, finished):
     path, run = finished
-    status, out, err = command("run", path, "--run", run.folder)
+    status, out, err = command("run", path, "--folder", run.folder)
     assert status == 0 and not err
     assert "mixture, trained jointly" in out and "Lowest loss: " in out
     assert "All stages were done already; nothing was done again." in out
@@ -33,14 +33,14 @@ def test_a_finished_run_says_so_and_shows_the_table(command, finished):
 
 def test_evaluate_sorts_the_table(command, finished):
     path, run = finished
-    _, out, _ = command("evaluate", path, "--run", run.folder, "--by", "active_parameters")
+    _, out, _ = command("evaluate", path, "--folder", run.folder, "--by", "active_parameters")
     rows = [line.strip().split("  ")[0] for line in out.splitlines()]
     assert rows.index("seed") < rows.index("mixture, trained jointly") < rows.index("posterior")
 
 
 def test_assemble_prints_the_sparse_checkpoints_folder(command, finished):
     path, run = finished
-    status, out, _ = command("assemble", path, "--run", run.folder)
+    status, out, _ = command("assemble", path, "--folder", run.folder)
     assert status == 0
     assert out.split()[-1] == str(run.folder / "model")
 
@@ -94,4 +94,4 @@ finally:
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "AssertionError" not in result.stderr
-    assert "Go the whole road of a recipe, from text to table, page and model." in result.stdout
+    assert "Make one model out of several" in result.stdout

@@ -178,6 +178,19 @@ moesaic.run({str(path)!r}, folder={str(killed)!r}, quiet=True)
     assert_same_bits(killed, run.folder)
 
 
+def test_torchrun_shares_the_work_and_gives_the_same_losses(finished, tmp_path):
+    path, run = finished
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "moesaic", "run"]
+    result = subprocess.run([*command, path, "--folder", tmp_path / "run"], check=True, capture_output=True, text=True)
+    assert result.stdout.count("Lowest loss: ") == 1
+    for stage in ("seed", "expert-digits", "router", "joint", "dense"):
+        ours, theirs = (
+            [record["loss"] for record in json.loads((folder / "stages" / stage / "history.json").read_text())]
+            for folder in (tmp_path / "run", run.folder)
+        )
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(recipe, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")

@@ -135,7 +135,7 @@ class ArenaTable:
         return Group(self._grid(by, title, (*name, *losses)), self._grid(by, "Cost", (*name, *costs)))
 
     def _grid(self, by: SortKey, title: str, columns: Sequence[str]) -> Table:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
         for column in columns:
             is_name = column == _COLUMNS[0]
             table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)

@@ -14,7 +14,7 @@ from moesaic.cli.options import RecipePath, RunPath, Settings
 def evaluate(
     recipe: RecipePath,
     set_: Settings = None,
-    run_folder: RunPath = None,
+    folder: RunPath = None,
     by: Annotated[
         Literal["loss", "active_parameters", "tokens_per_second", "training_tokens"],
         typer.Option(help="The column that sorts the table."),
@@ -24,7 +24,7 @@ def evaluate(
 
     Goes the road up to the arena. Prints the table, sorted, and says in a sentence what won and by how much.
     """
-    table = moesaic.run(recipe, settings=set_ or (), folder=run_folder, until="arena").table
+    table = moesaic.run(recipe, settings=set_ or (), folder=folder, until="arena").table
     console = Console()
     console.print(table.to_rich(by, width=console.width))
     console.print(table.verdict(), highlight=False)

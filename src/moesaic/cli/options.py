@@ -13,5 +13,5 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as joint.num_steps=10."),
 ]
 RunPath = Annotated[
-    Path | None, typer.Option("--run", metavar="FOLDER", help="Folder of the run; runs/NAME-OF-RECIPE if not given.")
+    Path | None, typer.Option("--folder", metavar="FOLDER", help="Folder of the run; runs/NAME-OF-RECIPE if not given.")
 ]

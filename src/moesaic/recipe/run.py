@@ -88,8 +88,8 @@ def run(
             run_folder.execute(stage)
             work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
         result = _result(run_folder, work)
-    if is_main() and until is None:
-        _summarize(result, console, bool(to_do), time.perf_counter() - started)
+        if is_main() and until is None:
+            _summarize(result, console, bool(to_do), time.perf_counter() - started)
     return result
 
 

@@ -1,0 +1,81 @@
+"""What the documentation says is what the code does: pages are up to date, and everything that can be run is run."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.generate import PAGES, table_picture
+from moesaic.cli import main
+from moesaic.testing import save_tiny_checkpoint, tiny_tokenizer
+from moesaic.testing.tiny import SENTENCES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language):
+    """The README's code in a language that shows it being used."""
+    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if "news" in text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_pages_are_up_to_date(page):
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), "run make docs"
+
+
+def test_the_picture_fetches_nothing(finished):
+    picture = table_picture(finished[1].table)
+    assert "url(http" not in picture and "@import" not in picture
+    assert "mixture" in picture
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """What the README's reader has: two checkpoints and their text."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer()
+    for seed, name in enumerate(("news", "law")):
+        folder = save_tiny_checkpoint(tmp_path / f"my-{name}-model", seed=seed, max_position_embeddings=256)
+        tokenizer.save_pretrained(folder)
+        lines = (json.dumps({"text": f"{SENTENCES[seed]}, number {number} of {name}. " * 6}) for number in range(80))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_the_recipe_and_the_commands_run(workplace, monkeypatch, capsys):
+    recipe = block("yaml")
+    assert len([line for line in recipe.splitlines() if not line.startswith("#")]) == 5
+    # The reader's recipe word for word, and fewer steps.
+    quick = {stage: {"num_steps": 2, "batch_size": 4} for stage in ("router", "joint")}
+    (workplace / "news.yaml").write_text(recipe + yaml.safe_dump(quick))
+    printed = {}
+    for line in block("bash").splitlines():
+        command = shlex.split(line, comments=True)
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0, line
+        printed[command[1]] = capsys.readouterr().out
+    assert "nothing stands in the way" in printed["check"]
+    assert "Lowest loss: " in printed["run"] and "Lowest loss: " in printed["evaluate"]
+    assert printed["generate"].startswith("The court")
+    assert (workplace / "my-mixture" / "config.json").exists()
+
+
+def test_the_python_example_runs(workplace, capsys):
+    code = block("python")
+    assert len(code.strip().splitlines()) - 2 <= 5
+    exec(code, {})
+    assert "| my-news-model |" in capsys.readouterr().out
+    assert json.loads((workplace / "sparse-model" / "config.json").read_text())["model_type"] == "mixtral"
+
+
+def test_every_link_leads_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "EXPERIMENTS.md", ROOT / "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
