@@ -14,6 +14,8 @@ A wrong argument to a function is a ``ValueError``. Each message says where, wha
 what to do next.
 """
 
+import errno
+
 
 class MoesaicError(Exception):
     """The root of moesaic's own errors."""
@@ -41,3 +43,10 @@ class TrainingError(MoesaicError):
 
 class RunError(MoesaicError):
     """A run folder cannot be used."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether something failed for want of room on the disk; safetensors says so in its own way."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return type(error).__name__ == "SafetensorError" and f"(os error {errno.ENOSPC})" in str(error)

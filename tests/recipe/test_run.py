@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -222,9 +223,16 @@ def test_one_command_works_in_a_run_at_a_time(finished):
     assert str(error.value) == f"{run.folder}: another command is at work in this run. Wait for it, or stop it."
 
 
-def test_a_full_disk_is_named_and_finished_stages_are_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named_and_finished_stages_are_kept(tmp_path, monkeypatch, failure):
     def fill(output):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise failure
 
     folder = RunFolder(tmp_path / "run")
     done, full = (
@@ -239,8 +247,8 @@ def test_a_full_disk_is_named_and_finished_stages_are_kept(tmp_path, monkeypatch
         with pytest.raises(RunError) as error:
             folder.execute(full)
     assert str(error.value) == (
-        f"{tmp_path / 'run'}, stage seed: the disk is full (2 MB left). Finished stages are kept; make room and give "
-        "the same command again."
+        f"{tmp_path / 'run'}, stage seed: the disk is full (2 MB left). Finished stages are kept; make room "
+        "and give the same command again."
     )
     assert (folder.stage_folder("data") / "tokens").read_text() == "1"
 

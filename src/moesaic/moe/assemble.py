@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moesaic.errors import CheckpointError, RunError
+from moesaic.errors import CheckpointError, RunError, is_disk_full
 from moesaic.members.checkpoints import INDEX, Checkpoint, TensorHeader, read_checkpoint, read_header
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences, names_of
 from moesaic.moe.families import Family, dense_config, family_of, is_sparse, num_experts, sparse_config
@@ -160,8 +159,8 @@ def new_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not is_disk_full(error):
             raise
         raise RunError(f"{output}: the disk is full. What was written is removed; make room and try again.") from None
     finally:

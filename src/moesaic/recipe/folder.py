@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moesaic.errors import RunError
+from moesaic.errors import RunError, is_disk_full
 from moesaic.training import is_main, wait_for_all
 
 MARKER = "run.json"
@@ -105,23 +104,35 @@ class RunFolder:
         """
         partial = self._partial(stage)
         if is_main():
-            self._prepare(stage, partial)
+            with self.name_full_disk(f"stage {stage.name}"):
+                self._prepare(stage, partial)
         wait_for_all()
-        if stage.shared or is_main():
-            try:
+        with self.name_full_disk(f"stage {stage.name}"):
+            if stage.shared or is_main():
                 stage.work(partial)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                free = shutil.disk_usage(self.path).free
-                raise RunError(
-                    f"{self.path}, stage {stage.name}: the disk is full ({free / 1e6:.0f} MB left). Finished stages "
-                    "are kept; make room and give the same command again."
-                ) from None
-        if is_main():
-            (partial / _STAGE).write_text(json.dumps({"key": self.keys[stage.name], "complete": True}))
-            self._publish(stage, partial)
+            if is_main():
+                (partial / _STAGE).write_text(json.dumps({"key": self.keys[stage.name], "complete": True}))
+                self._publish(stage, partial)
         wait_for_all()
+
+    @contextlib.contextmanager
+    def name_full_disk(self, doing: str) -> Iterator[None]:
+        """Say in a sentence that the disk is full, and what to do.
+
+        Raises:
+            RunError: In place of the error that says so.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            free = shutil.disk_usage(self.path).free
+            raise RunError(
+                f"{self.path}, {doing}: the disk is full ({free / 1e6:.0f} MB left). Finished stages are kept; make "
+                f"room "
+                "and give the same command again."
+            ) from None
 
     def _is_done(self, stage: Stage) -> bool:
         partial = self._partial(stage)

@@ -80,14 +80,16 @@ def run(
             stages = stages[: 1 + [stage.name for stage in stages].index(until)]
         to_do = run_folder.plan(stages)
         if is_main():
-            (run_folder.path / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
-            _write_lock(run_folder, stages)
+            with run_folder.name_full_disk("the recipe"):
+                (run_folder.path / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
+                _write_lock(run_folder, stages)
         for stage in to_do:
             stage_started = time.perf_counter()
             work.say(f"[bold]{stage.name}[/]  ({stages.index(stage) + 1} of {len(stages)})")
             run_folder.execute(stage)
             work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
-        result = _result(run_folder, work)
+        with run_folder.name_full_disk("the page"):
+            result = _result(run_folder, work)
         if is_main() and until is None:
             _summarize(result, console, bool(to_do), time.perf_counter() - started)
     return result
