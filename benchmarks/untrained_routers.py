@@ -28,10 +28,11 @@ from transformers import PreTrainedModel
 
 from benchmarks.record import save
 from moesaic.arena import Bootstrap, measure
+from moesaic.members import load_network
 from moesaic.moe import find_gates
 from moesaic.recipe import load_recipe
 from moesaic.recipe.folder import RunFolder
-from moesaic.recipe.work import Work, load_network
+from moesaic.recipe.work import Work
 
 PROMPTS = 64
 PROMPT_TOKENS = 32

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from moesaic.members import load_network
 from moesaic.moe import (
     assemble,
     find_gates,
@@ -9,7 +10,6 @@ from moesaic.moe import (
     read_routing,
     router_z_loss,
 )
-from moesaic.recipe.work import load_network
 from moesaic.testing import save_tiny_checkpoint
 
 

@@ -6,10 +6,9 @@ import torch
 from moesaic.combiners import Routed, Weighted
 from moesaic.data import BatchSampler, PackedDocuments
 from moesaic.errors import TrainingError
-from moesaic.members import CausalLM
+from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
 from moesaic.moe import assemble
-from moesaic.recipe.work import load_network
 from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm
 from moesaic.training import Losses, SparseLanguageModeling, TrainingOptions, fit, language_modeling
 

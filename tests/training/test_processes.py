@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moesaic.data import BatchSampler, PackedDocuments
+from moesaic.members import load_network
 from moesaic.moe import assemble
-from moesaic.recipe.work import load_network
 from moesaic.testing import run_in_processes, save_tiny_checkpoint
 from moesaic.training import SparseLanguageModeling, TrainingOptions, fit, is_main, process_group
 

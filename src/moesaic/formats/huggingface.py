@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from moesaic.errors import CheckpointError
-from moesaic.members import read_checkpoint
+from moesaic.members import load_network, read_checkpoint
 from moesaic.moe import new_folder
 
 TOLERANCE = 1e-5
@@ -56,7 +55,7 @@ def export_checkpoint(source: Path, output: Path, card: str | None = None) -> Pa
                 shutil.copy2(file, partial / file.name)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
-        check_same(_load(source), _load(partial))
+        check_same(load_network(source), load_network(partial))
     return output
 
 
@@ -74,13 +73,3 @@ def check_same(sent: Any, arrived: Any) -> None:
         raise CheckpointError(
             f"The exported model's logits differ by {difference:.2g} (allowed: {TOLERANCE:g}). Export again."
         )
-
-
-def _load(folder: Path) -> Any:
-    network, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    lacking = sorted((*report["missing_keys"], *report["unexpected_keys"]))
-    if lacking:
-        raise CheckpointError(f"{folder}: plain Transformers does not load it whole: {', '.join(lacking[:3])}.")
-    return network.eval()

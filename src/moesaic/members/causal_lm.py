@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from moesaic.errors import CheckpointError
 from moesaic.members.checkpoints import read_checkpoint
 
 
@@ -45,7 +49,44 @@ def load_member(path: str | Path, *, name: str | None = None, dtype: torch.dtype
         CheckpointError: If the checkpoint is damaged, incomplete, or stored as a pickle.
     """
     checkpoint = read_checkpoint(path)
-    network = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype or "auto", use_safetensors=True)
+    network = load_network(checkpoint.path, dtype)
     has_tokenizer = (checkpoint.path / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path) if has_tokenizer else None
-    return CausalLM(name or Path(path).name, network.eval(), tokenizer)
+    return CausalLM(name or Path(path).name, network, tokenizer)
+
+
+def load_network(folder: Path, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
+    """Load a checkpoint's network, and make sure that it is whole.
+
+    Args:
+        folder: What ``save_pretrained`` wrote.
+        dtype: Type of the weights in memory; ``None`` for that of the file.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: If a tensor is missing, or is one too many.
+    """
+    with quiet_transformers():
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
+        )
+    unfit = sorted((*report["missing_keys"], *report["unexpected_keys"]))
+    if unfit:
+        raise CheckpointError(f"{folder}: plain Transformers does not load it whole: {', '.join(unfit[:3])}.")
+    return network.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep Transformers from drawing bars and notes of its own between ours."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

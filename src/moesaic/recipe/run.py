@@ -6,15 +6,14 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from transformers.utils import logging
 
 from moesaic.arena import ArenaTable
+from moesaic.members import quiet_transformers
 from moesaic.recipe.folder import RunFolder, Stage
 from moesaic.recipe.load import load_recipe
 from moesaic.recipe.road import plan_road
@@ -74,7 +73,7 @@ def run(
     run_folder = RunFolder(Path(folder) if folder is not None else Path("runs") / loaded.name)
     console = Console(file=io.StringIO()) if quiet else Console()
     work = Work(loaded, run_folder, console)
-    with process_group(), _quiet_libraries(), run_folder.claim():
+    with process_group(), quiet_transformers(), run_folder.claim():
         stages = plan_road(work)
         if until is not None:
             stages = stages[: 1 + [stage.name for stage in stages].index(until)]
@@ -120,17 +119,3 @@ def _write_lock(folder: RunFolder, stages: Sequence[Stage]) -> None:
     """Note what the run was made with and what each stage depends on."""
     lock = {"versions": dict(versions()), "stages": {stage.name: folder.keys[stage.name] for stage in stages}}
     (folder.path / "lock.json").write_text(json.dumps(lock, indent=2) + "\n")
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep Transformers from drawing bars and notes of its own between ours."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

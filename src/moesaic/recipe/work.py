@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.arena import ArenaTable, Bootstrap, Row
 from moesaic.data import (
@@ -30,7 +30,7 @@ from moesaic.data import (
 )
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, read_checkpoint
+from moesaic.members import CausalLM, load_network, read_checkpoint
 from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
 from moesaic.recipe.build import (
     build_objective,
@@ -389,11 +389,6 @@ class Work:
     def _say_row(self, row: Row) -> None:
         means = [scores.nats_per_token for scores in row.scores.values()]
         self.say(f"  {row.name:32} {sum(means) / len(means):.3f} nats per token")
-
-
-def load_network(folder: Path) -> PreTrainedModel:
-    """A model in float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
 
 
 def versions() -> Mapping[str, str]:
