@@ -46,16 +46,12 @@ def roads() -> dict[str, list[str]]:
     return {
         "as in the recipe": [],
         "joint learning rate doubled": [f"joint.learning_rate={2 * rate}"],
-        "joint learning rate halved": [f"joint.learning_rate={rate / 2}"],
         "averaged parts at twice the joint rate": ['joint.learning_rate_scales={"*": 2.0, "*.experts.*": 1.0}'],
-        "experts' feed-forward frozen in joint training": ['joint.learning_rate_scales={"*.experts.*": 0.0}'],
         "no load-balance loss": ["joint.router_aux_loss_coef=0.0", "router.router_aux_loss_coef=0.0"],
         "router supervised by domain labels": [
             "joint.router_domain_loss_coef=0.1",
             "router.router_domain_loss_coef=1.0",
         ],
-        "random router": ["assemble.router=random"],
-        "no router stage": ["router.num_steps=0"],
         "shared parts from the seed": ["assemble.shared=seed"],
         "experts: shared parts at a tenth of the rate": [
             'experts.training.learning_rate_scales={"*": 0.1, "*.mlp.*": 1.0}'
@@ -72,10 +68,6 @@ def roads() -> dict[str, list[str]]:
         "no experts: all tokens to joint (sparse upcycling)": [
             "experts.training.num_steps=0",
             f"joint.num_steps={all_tokens}",
-        ],
-        "experts twice as long, joint half": [
-            f"experts.training.num_steps={2 * per_expert}",
-            f"joint.num_steps={joint.num_steps // 2}",
         ],
     }
 

@@ -26,7 +26,7 @@ $("versions").textContent = Object.entries(data.versions).map((pair) => pair.joi
 // The table: every row with its interval drawn on one common scale.
 const lows = data.rows.map((row) => row.mean[1]), highs = data.rows.map((row) => row.mean[2]);
 const lowest = Math.min(...lows), highest = Math.max(...highs), span = highest - lowest || 1;
-const WIDTH = 190, place = (value) => 6 + (WIDTH - 12) * (value - lowest) / span;
+const WIDTH = 150, place = (value) => 6 + (WIDTH - 12) * (value - lowest) / span;
 
 function intervalPlot(row) {
   const [value, low, high] = row.mean;
