@@ -25,13 +25,18 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
         rows: One mapping a row; all have the same keys.
         facts: Anything else that belongs to the record, such as seeds and sizes.
     """
-    columns = list(rows[0])
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(_show(row[column]) for column in columns) + " |")
+    print(markdown(rows))
     RESULTS.mkdir(exist_ok=True)
     record = {"benchmark": name, "date": date.today().isoformat(), "machine": machine(), **facts, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_show(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def machine() -> dict[str, Any]:

@@ -4,9 +4,9 @@
     python -m benchmarks.untrained_routers --mergekit MERGEKIT
 
 Takes the experts of a finished run, trained on their domains. ``mergekit-moe`` makes its gates from prompts: the first
-tokens of training documents of each domain. All routers are put into the same sparse checkpoint, so that they differ in
-nothing else, and measured on the run's test documents. ``mergekit-moe``'s own output, whose other weights come from the
-seed, is measured too.
+tokens of training documents of each domain. All routers are put into the same two sparse checkpoints, so that they
+differ in nothing else: one whose attention, norms and embeddings are averaged, and one that takes them from the seed,
+which is what ``mergekit-moe`` writes. The loss is that on the run's test documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,10 +28,10 @@ from transformers import PreTrainedModel
 from benchmarks.record import save
 from moesaic.arena import Bootstrap, measure
 from moesaic.members import load_network
-from moesaic.moe import find_gates
+from moesaic.moe import assemble, find_gates, initialize_router
 from moesaic.recipe import load_recipe
 from moesaic.recipe.folder import RunFolder
-from moesaic.recipe.work import Work
+from moesaic.recipe.work import ROUTERS, Work
 
 PROMPTS = 64
 PROMPT_TOKENS = 32
@@ -50,7 +49,8 @@ def write_prompts(work: Work, path: Path, experts: list[Path], base: Path, mode:
     path.write_text(json.dumps(config))
 
 
-def run_mergekit(work: Work, mergekit: Path, mode: str, folder: Path) -> PreTrainedModel:
+def run_mergekit(work: Work, mergekit: Path, mode: str, folder: Path) -> dict[int, Tensor]:
+    """The gates that ``mergekit-moe`` writes, by layer."""
     stages = work.folder.path / "stages"
     experts = [stages / f"expert-{name}" / "model" for name in work.recipe.domain_names]
     write_prompts(work, folder / f"{mode}.yaml", experts, stages / "seed" / "model", mode)
@@ -58,7 +58,8 @@ def run_mergekit(work: Work, mergekit: Path, mode: str, folder: Path) -> PreTrai
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"mergekit-moe failed:\n{result.stderr[-2000:]}")
-    return load_network(folder / mode)
+    gates = find_gates(load_network(folder / mode))
+    return {layer: gate.weight.detach().clone() for layer, gate in enumerate(gates)}
 
 
 def put(network: PreTrainedModel, weights: Mapping[int, Tensor]) -> PreTrainedModel:
@@ -68,6 +69,13 @@ def put(network: PreTrainedModel, weights: Mapping[int, Tensor]) -> PreTrainedMo
     return network
 
 
+def loss(work: Work, network: PreTrainedModel) -> str:
+    """Mean over domains, with its interval."""
+    blocks = work.test_blocks()
+    scores = measure(network, blocks, batch_size=work.recipe.arena.batch_size, name="mixture").scores
+    return str(Bootstrap().interval(scores, "nats_per_token", list(blocks)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mergekit", type=Path, required=True, help="A virtual environment with mergekit 0.1.5.")
@@ -75,26 +83,22 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="A finished run of the recipe.")
     arguments = parser.parse_args()
     work = Work(load_recipe(arguments.recipe), RunFolder(arguments.run), Console(file=io.StringIO()))
-    blocks, names = work.test_blocks(), work.recipe.domain_names
-    bootstrap = Bootstrap()
-    rows: list[dict[str, Any]] = []
-
-    def add(router: str, network: PreTrainedModel) -> None:
-        scores = measure(network, blocks, batch_size=work.recipe.arena.batch_size, name=router).scores
-        mean = bootstrap.interval(scores, "nats_per_token", names)
-        rows.append({"router": router, "nats per token": mean.value, "low": mean.low, "high": mean.high})
-
-    assembly = work.folder.stage_folder("assemble")
-    for method in ("random", "prototypes", "ridge"):
-        add(f"moesaic {method}", put(work.load_stage("assemble"), work.routers(assembly)[method]))
+    rows: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as name:
-        for mode in MODES:
-            theirs = run_mergekit(work, arguments.mergekit, mode, Path(name))
-            weights = {layer: gate.weight.detach().clone() for layer, gate in enumerate(find_gates(theirs))}
-            add(f"mergekit-moe {mode}", put(work.load_stage("assemble"), weights))
-            add(f"mergekit-moe {mode}, its whole checkpoint", theirs)
-    rows.sort(key=itemgetter("nats per token"))
-    save("untrained_routers", rows, recipe=work.loaded.text, prompts=PROMPTS, prompt_tokens=PROMPT_TOKENS)
+        folder = Path(name)
+        gates = {f"mergekit-moe {mode}": run_mergekit(work, arguments.mergekit, mode, folder) for mode in MODES}
+        seed = work.folder.stage_folder("seed") / "model"
+        for shared in ("average", seed):
+            column = "shared averaged" if shared == "average" else "shared from the seed"
+            network = load_network(assemble(work.expert_paths(), folder / column, shared=shared))
+            for method in ROUTERS:
+                initialize_router(network, work.router_texts(), method=method, seed=work.recipe.random_seed)
+                rows.setdefault(f"moesaic {method}", {})[column] = loss(work, network)
+            for router, weights in gates.items():
+                rows.setdefault(router, {})[column] = loss(work, put(network, weights))
+    listed = [{"router": router} | losses for router, losses in rows.items()]
+    listed.sort(key=itemgetter("shared averaged"))
+    save("untrained_routers", listed, recipe=work.loaded.text, prompts=PROMPTS, prompt_tokens=PROMPT_TOKENS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Write ``docs/cli.md`` from ``--help``, ``docs/recipes.md`` from the recipe's schema, ``docs/table.svg`` from a run.
+"""Write the parts of the documentation that come from the code, from benchmarks and from a run.
+
+``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md`` from ``results.in.md`` and the
+records in ``benchmarks/results``, ``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -7,6 +10,7 @@ that run is finished.
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from types import UnionType
@@ -18,6 +22,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.record import RESULTS, markdown
 from moesaic.arena import ArenaTable
 from moesaic.cli import app
 from moesaic.recipe import Recipe
@@ -118,7 +123,20 @@ def _help(*verb: str) -> str:
     return "\n".join(lines)
 
 
-PAGES = {"recipes.md": recipes_page, "cli.md": cli_page}
+def results_page() -> str:
+    """``results.in.md`` with the tables of the benchmarks' last records in their places."""
+    page = (_FOLDER / "results.in.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^\{\{(\w+)\}\}$", page, flags=re.MULTILINE):
+        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        machine = record["machine"]
+        hardware = f"{machine['cores']} cores, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}"
+        versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
+        source = f"`python -m benchmarks.{name}`, {record['date']}; {hardware}; {versions}."
+        page = page.replace(f"{{{{{name}}}}}", f"{markdown(record['rows'])}\n\n{source}")
+    return page
+
+
+PAGES = {"recipes.md": recipes_page, "cli.md": cli_page, "results.md": results_page}
 """The pages and what makes them."""
 
 

@@ -42,7 +42,7 @@ def test_assemble_prints_the_sparse_checkpoints_folder(command, finished):
     path, run = finished
     status, out, _ = command("assemble", path, "--folder", run.folder)
     assert status == 0
-    assert out.split()[-1] == str(run.folder / "model")
+    assert out.split()[-1] == str(run.folder / "stages" / "assemble" / "model")
 
 
 def test_generate_says_who_wrote(command, finished):

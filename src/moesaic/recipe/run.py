@@ -27,7 +27,7 @@ class Run:
 
     Attributes:
         folder: Its folder.
-        model: The sparse checkpoint, which plain Transformers loads.
+        model: The sparse checkpoint of the last stage, which plain Transformers loads.
         report: The page.
     """
 
@@ -88,16 +88,16 @@ def run(
             run_folder.execute(stage)
             work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
         with run_folder.name_full_disk("the page"):
-            result = _result(run_folder, work)
+            result = _result(run_folder, [stage.name for stage in stages])
         if is_main() and until is None:
             _summarize(result, console, bool(to_do), time.perf_counter() - started)
     return result
 
 
-def _result(folder: RunFolder, work: Work) -> Run:
-    model = folder.path / "model"
-    if not model.exists():
-        model = folder.stage_folder("assemble") / "model"
+def _result(folder: RunFolder, gone: Sequence[str]) -> Run:
+    sparse = [name for name in ("assemble", "router", "joint") if name in gone]
+    unfinished = sparse and "export" not in gone
+    model = folder.stage_folder(sparse[-1]) / "model" if unfinished else folder.path / "model"
     page, top = folder.path / "report" / "report.html", folder.path / "report.html"
     if page.exists() and is_main():
         partial = folder.path / ".report.html.partial"

@@ -211,22 +211,20 @@ class Work:
             member_names=recipe.domain_names,
             router_seed=recipe.random_seed,
         )
-        network, length = load_network(model), recipe.data.sequence_length
-        rows = max(1, section.router_tokens // length)
-        texts = [
-            [
-                BatchSampler([domain.train], batch_size=rows, sequence_length=length, seed=recipe.random_seed)
-                .batch(0)
-                .input_ids
-            ]
-            for domain in self.domains
-        ]
+        network, texts = load_network(model), self.router_texts()
         (output / "routers").mkdir(exist_ok=True)
         for method in ROUTERS:
             weights = initialize_router(network, texts, method=method, seed=recipe.random_seed)
             named = {str(layer): weight for layer, weight in weights.items()}
             save_file(named, output / "routers" / f"{method}.safetensors")
         write_router(model, self.routers(output)[section.router])
+
+    def router_texts(self) -> list[list[torch.Tensor]]:
+        """Text of each domain on which routers are fitted without training."""
+        length, seed = self.recipe.data.sequence_length, self.recipe.random_seed
+        rows = max(1, self.recipe.assemble.router_tokens // length)
+        samplers = [BatchSampler([domain.train], rows, length, seed) for domain in self.domains]
+        return [[sampler.batch(0).input_ids] for sampler in samplers]
 
     def expert_paths(self) -> list[Path]:
         """The experts' checkpoints, in the order of the domains."""

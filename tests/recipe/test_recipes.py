@@ -1,0 +1,27 @@
+"""Every recipe that we ship goes its whole road, with a few steps and a little text."""
+
+from pathlib import Path
+
+import pytest
+
+import moesaic
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+QUICK = [
+    "data.max_megabytes=0.3",
+    "data.vocab_size=300",
+    "data.sequence_length=32",
+    *(f"{stage}.num_steps=2" for stage in ("seed.training", "experts.training", "router", "joint")),
+    *(f"{stage}.batch_size=4" for stage in ("seed.training", "experts.training", "router", "joint")),
+    "arena.max_tokens=500",
+    "arena.num_resamples=20",
+]
+
+
+# Machines differ in the languages of their message catalogues; a recipe that names a fallback may use it.
+@pytest.mark.filterwarnings("default:This machine has less than")
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_recipe_runs(recipe, tmp_path):
+    run = moesaic.run(recipe, settings=QUICK, folder=tmp_path / "run", quiet=True)
+    assert run.report.exists()
+    assert run.table.row("mixture, trained jointly").training_tokens > 0
