@@ -262,6 +262,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_is_done(recipe, t
     assert not (tmp_path / "run" / "stages" / "joint").exists()
 
 
+def test_an_unknown_stage_is_refused(finished):
+    path, run = finished
+    with pytest.raises(ValueError, match=r"^until must be one of data, seed, expert-letters, .*, got 'experts'\.$"):
+        moesaic.run(path, folder=run.folder, until="experts")
+
+
 def test_until_stops_early(recipe, tmp_path):
     run = moesaic.run(recipe, folder=tmp_path / "run", until="assemble", quiet=True)
     assert run.model == tmp_path / "run" / "stages" / "assemble" / "model"

@@ -9,9 +9,6 @@ from moesaic.recipe.build import build_source, dense_steps
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.work import Work
 
-STAGES = ("data", "seed", "experts", "assemble", "router", "joint", "dense", "arena", "export", "report")
-"""The names of the stages in their order; there is one stage an expert."""
-
 
 def plan_road(work: Work) -> list[Stage]:
     """All stages of a recipe.

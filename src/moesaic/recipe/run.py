@@ -67,6 +67,7 @@ def run(
         CheckpointError: If a checkpoint is damaged or does not fit.
         TrainingError: If the loss is no longer a number.
         RunError: If the folder holds something else, is in use, or the disk is full.
+        ValueError: If there is no stage called ``until``.
     """
     started = time.perf_counter()
     loaded = load_recipe(recipe, settings)
@@ -76,7 +77,10 @@ def run(
     with process_group(), quiet_transformers(), run_folder.claim():
         stages = plan_road(work)
         if until is not None:
-            stages = stages[: 1 + [stage.name for stage in stages].index(until)]
+            names = [stage.name for stage in stages]
+            if until not in names:
+                raise ValueError(f"until must be one of {', '.join(names)}, got {until!r}.")
+            stages = stages[: 1 + names.index(until)]
         to_do = run_folder.plan(stages)
         if is_main():
             with run_folder.name_full_disk("the recipe"):

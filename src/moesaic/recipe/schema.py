@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -231,12 +230,3 @@ class Recipe(Section):
     def domain_names(self) -> tuple[str, ...]:
         """The domains' names, which are the experts' names too."""
         return tuple(domain.name for domain in self.data.domains)
-
-
-def resolve_paths(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The recipe as JSON values, its paths made absolute; relative ones are relative to the recipe's folder."""
-    values = recipe.model_dump(mode="json")
-    for domain in values["data"]["domains"]:
-        if "path" in domain["source"]:
-            domain["source"]["path"] = str((folder / domain["source"]["path"]).resolve())
-    return values
