@@ -141,11 +141,12 @@ PAGES = {"recipes.md": recipes_page, "cli.md": cli_page, "results.md": results_p
 
 
 def table_picture(table: ArenaTable) -> str:
-    """The arena's table as a terminal shows it, without the web font that rich would have the reader fetch."""
+    """The arena's table as a terminal shows it, without the web font that the reader would have to fetch."""
     console = Console(record=True, width=124, file=io.StringIO())
     console.print(table.to_rich(width=console.width))
     console.print(table.verdict(), highlight=False)
-    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+    picture = console.export_svg(title="make demo")
+    return re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", picture, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

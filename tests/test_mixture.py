@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM
 
 from moesaic.combiners import Average, Posterior, Routed
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import CausalLM
+from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 
@@ -96,3 +96,14 @@ def test_different_vocabularies_of_one_size_are_refused(members):
         "Members that meet at logits need one vocabulary: general has 300 tokens, other has 300 tokens, but not the "
         "same ones. Use members that share a tokenizer."
     )
+
+
+def test_members_that_tie_their_embeddings_are_saved_and_loaded(tmp_path):
+    tied = [CausalLM(str(seed), tiny_causal_lm(seed=seed, tie_word_embeddings=True)) for seed in range(2)]
+    inner = Mixture(tied, Average(), name="inner")
+    mixture = Mixture([inner, CausalLM("free", tiny_causal_lm(seed=2))], Average()).eval()
+    mixture.save_pretrained(tmp_path)
+    loaded = load_network(tmp_path)
+    assert torch.equal(loaded(TOKENS).logits, mixture(TOKENS).logits)
+    head, embedding = (loaded.members[0].members[1].get_submodule(name) for name in ("lm_head", "model.embed_tokens"))
+    assert head.weight is embedding.weight

@@ -197,6 +197,16 @@ class Mixture(PreTrainedModel, GenerationMixin):
         # generate() then leaves the cache to us: the first forward makes one for each member.
         return False
 
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Tell Transformers which weights the members tie; it does not look into lists of models by itself."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        return {
+            f"members.{index}.{tied}": f"members.{index}.{source}"
+            for index, member in enumerate(self.members)
+            for tied, source in member.get_expanded_tied_weights_keys().items()  # type: ignore[operator]
+        }
+
     def _init_weights(self, module: nn.Module) -> None:
         # Members and combiner come initialized.
         pass
