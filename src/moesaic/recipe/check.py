@@ -55,7 +55,7 @@ class Plan:
         recipe: Its file's name.
         dense: Size of the seed and of every expert; ``None`` where a problem hides it.
         sparse: Size of the mixture; ``None`` where a problem hides it.
-        memory_bytes: Most memory that a stage will take, about.
+        memory_bytes: Most memory that a stage will take, about, beside what Python and PyTorch take themselves.
         free_memory_bytes: What this machine has left.
         disk_bytes: What the run will write, about.
         free_disk_bytes: What the disk has left.
@@ -84,7 +84,7 @@ class Plan:
             lines += [
                 f"  expert   {self.dense.total:>15,} parameters",
                 f"  mixture  {self.sparse.total:>15,} parameters, {self.sparse.active:,} of them active",
-                f"  memory   {self.memory_bytes / 1e9:>12.2f} GB of {self.free_memory_bytes / 1e9:.2f} GB free",
+                f"  memory   {self.memory_bytes / 1e9:>12.2f} GB beside PyTorch itself, of {self.free_memory_bytes / 1e9:.2f} GB free",
                 f"  disk     {self.disk_bytes / 1e9:>12.2f} GB of {self.free_disk_bytes / 1e9:.2f} GB free",
                 f"  time     {_duration(self.seconds):>15} on this machine, reading the text not counted",
             ]
