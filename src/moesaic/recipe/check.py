@@ -81,11 +81,15 @@ class Plan:
     def __str__(self) -> str:
         lines = [self.recipe]
         if self.dense and self.sparse:
+            memory, free_memory, disk, free_disk = (
+                f"{size / 1e9:.2f} GB"
+                for size in (self.memory_bytes, self.free_memory_bytes, self.disk_bytes, self.free_disk_bytes)
+            )
             lines += [
                 f"  expert   {self.dense.total:>15,} parameters",
                 f"  mixture  {self.sparse.total:>15,} parameters, {self.sparse.active:,} of them active",
-                f"  memory   {self.memory_bytes / 1e9:>12.2f} GB beside PyTorch itself, of {self.free_memory_bytes / 1e9:.2f} GB free",
-                f"  disk     {self.disk_bytes / 1e9:>12.2f} GB of {self.free_disk_bytes / 1e9:.2f} GB free",
+                f"  memory   {memory:>15} beside PyTorch itself, of {free_memory} free",
+                f"  disk     {disk:>15} of {free_disk} free",
                 f"  time     {_duration(self.seconds):>15} on this machine, reading the text not counted",
             ]
             lines += [
