@@ -18,7 +18,7 @@ test: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m docs.generate
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml setup.py $(wildcard src/moesaic/experts/native/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -16,6 +16,7 @@ ORDER = [
     "types",
     "data",
     "tasks",
+    "experts",
     "members",
     "combiners",
     "moe",

@@ -55,6 +55,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'moesaic' has no attribute {name!r}")
     importlib.import_module("moesaic.mixture")  # makes saved mixtures known to Transformers
+    importlib.import_module("moesaic.experts")  # makes our kernels known to Transformers
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

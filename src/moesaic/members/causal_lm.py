@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from moesaic.errors import CheckpointError
+from moesaic.experts import IMPLEMENTATION
 from moesaic.members.checkpoints import read_checkpoint
 
 
@@ -56,7 +57,7 @@ def load_member(path: str | Path, *, name: str | None = None, dtype: torch.dtype
 
 
 def load_network(folder: Path, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
-    """Load a checkpoint's network, and make sure that it is whole.
+    """Load a checkpoint's network, make sure that it is whole, and run its experts, if any, on moesaic's kernels.
 
     Args:
         folder: What ``save_pretrained`` wrote.
@@ -75,6 +76,8 @@ def load_network(folder: Path, dtype: torch.dtype | None = torch.float32) -> Pre
     unfit = sorted((*report["missing_keys"], *report["unexpected_keys"]))
     if unfit:
         raise CheckpointError(f"{folder}: plain Transformers does not load it whole: {', '.join(unfit[:3])}.")
+    if network._can_set_experts_implementation():
+        network.set_experts_implementation(IMPLEMENTATION)
     return network.eval()
 
 

@@ -13,6 +13,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -25,6 +27,23 @@ _FAMILIES: dict[str, tuple[Any, Any]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+    # Larger than usual, so that random models disagree clearly.
+    "initializer_range": 0.2,
 }
 
 
@@ -44,24 +63,20 @@ def tiny_causal_lm(family: str = "llama", *, seed: int = 0, **sizes: Any) -> Pre
         sizes: Overrides for the configuration, such as ``hidden_size`` or ``vocab_size``.
     """
     config_class, model_class = _FAMILIES[family]
-    defaults: dict[str, Any] = {
-        "vocab_size": 300,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 64,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "tie_word_embeddings": False,
-        # Larger than usual, so that random models disagree clearly.
-        "initializer_range": 0.2,
-    }
     torch.manual_seed(seed)
-    return model_class(config_class(**(defaults | sizes))).eval()
+    return model_class(config_class(**(_SIZES | sizes))).eval()
+
+
+def tiny_mixtral(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+    """A two-layer Mixtral of width 32 with four experts, of which two work on each token.
+
+    Args:
+        seed: Makes the weights; equal seeds give equal models.
+        sizes: Overrides for the configuration, such as ``num_local_experts``.
+    """
+    defaults = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    torch.manual_seed(seed)
+    return MixtralForCausalLM(MixtralConfig(**(_SIZES | defaults | sizes))).eval()
 
 
 def save_tiny_checkpoint(folder: Path, family: str = "llama", *, seed: int = 0, **sizes: Any) -> Path:
