@@ -107,3 +107,12 @@ def test_members_that_tie_their_embeddings_are_saved_and_loaded(tmp_path):
     assert torch.equal(loaded(TOKENS).logits, mixture(TOKENS).logits)
     head, embedding = (loaded.members[0].members[1].get_submodule(name) for name in ("lm_head", "model.embed_tokens"))
     assert head.weight is embedding.weight
+
+
+@pytest.mark.parametrize("combiner", [Average(), Posterior()], ids=lambda combiner: combiner.word)
+def test_the_last_positions_alone_have_the_scores_that_they_have_among_all(combiner):
+    mixture = Mixture([CausalLM(name, tiny_causal_lm(seed=seed)) for seed, name in enumerate("ab")], combiner)
+    tokens = torch.tensor([[5, 6, 7, 8, 9]])
+    kept = mixture(tokens, logits_to_keep=2).logits
+    assert kept.shape == (1, 2, 300)
+    torch.testing.assert_close(kept, mixture(tokens).logits[:, -2:])

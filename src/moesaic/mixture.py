@@ -155,6 +155,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         past_key_values: MixtureCache | None = None,
         use_cache: bool | None = None,
         labels: Int[Tensor, "batch position"] | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> MixtureOutput:
         """Run every member and combine what they say of the next token.
@@ -166,6 +167,8 @@ class Mixture(PreTrainedModel, GenerationMixin):
             past_key_values: What an earlier call returned.
             use_cache: Return a cache for the tokens to come.
             labels: Tokens to be predicted, as Transformers spells them: the input itself, -100 where nothing is scored.
+            logits_to_keep: Positions, from the end, whose scores are wanted; 0 for all. What no score depends on is
+                not computed: a prompt's scores need as much memory as its length times the vocabulary.
             **kwargs: What ``generate`` passes to every model; members make their own.
 
         Returns:
@@ -175,6 +178,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+        num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
         outputs = [
             member(
                 input_ids=input_ids,
@@ -182,15 +186,18 @@ class Mixture(PreTrainedModel, GenerationMixin):
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=bool(use_cache),
+                **({"logits_to_keep": num_read} if num_read else {}),
             )
             for member, cache in zip(self.members, caches, strict=True)
         ]
         member_logits = torch.stack([output.logits for output in outputs])  # (member, batch, position, vocab)
         state = past_key_values.state if past_key_values is not None else None
-        combined = self.combiner(member_logits, input_ids, _token_mask(input_ids, attention_mask), state)
+        mask = _token_mask(input_ids, attention_mask)
+        combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], state)
         cache = MixtureCache([output.past_key_values for output in outputs], combined.state) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
-        return MixtureOutput(loss=loss, logits=combined.logits, past_key_values=cache, routing=combined.routing)
+        logits = combined.logits[:, -logits_to_keep:]
+        return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

@@ -25,6 +25,8 @@ class Average(Combiner):
     Reference: Lakshminarayanan et al. (2017), section 2.4, https://arxiv.org/abs/1612.01474
     """
 
+    reads_every_position = False
+
     def __init__(self, space: Space = "probability") -> None:
         super().__init__()
         check_space(space)

@@ -42,6 +42,8 @@ class Combiner(nn.Module, ABC):
     """
 
     word: ClassVar[str]
+    reads_every_position: ClassVar[bool] = True
+    """Whether the members' scores at earlier positions matter; else generation leaves out those of the prompt."""
     num_members: int | None = None
 
     @abstractmethod

@@ -31,6 +31,8 @@ class Weighted(Combiner):
 
     router_logits: nn.Parameter
 
+    reads_every_position = False
+
     def __init__(self, weights: Sequence[float] | None = None, space: Space = "probability") -> None:
         super().__init__()
         check_space(space)
