@@ -1,7 +1,7 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
-``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md`` from ``results.in.md`` and the
-records in ``benchmarks/results``, ``table.svg`` from a run.
+``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md`` and ``performance.md`` from
+their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -123,20 +124,28 @@ def _help(*verb: str) -> str:
     return "\n".join(lines)
 
 
-def results_page() -> str:
-    """``results.in.md`` with the tables of the benchmarks' last records in their places."""
-    page = (_FOLDER / "results.in.md").read_text(encoding="utf-8")
+def page_with_records(name: str) -> str:
+    """``NAME.in.md`` with the tables of the benchmarks' last records in their places."""
+    page = (_FOLDER / f"{name}.in.md").read_text(encoding="utf-8")
     for name in re.findall(r"^\{\{(\w+)\}\}$", page, flags=re.MULTILINE):
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         machine = record["machine"]
-        hardware = f"{machine['cores']} cores, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}"
+        hardware = (
+            f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}"
+        )
         versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
-        source = f"`python -m benchmarks.{name}`, {record['date']}; {hardware}; {versions}."
+        command = record.get("command", name)
+        source = f"`python -m benchmarks.{command}`, {record['date']}; {hardware}; {versions}."
         page = page.replace(f"{{{{{name}}}}}", f"{markdown(record['rows'])}\n\n{source}")
     return page
 
 
-PAGES = {"recipes.md": recipes_page, "cli.md": cli_page, "results.md": results_page}
+PAGES = {
+    "recipes.md": recipes_page,
+    "cli.md": cli_page,
+    "results.md": partial(page_with_records, "results"),
+    "performance.md": partial(page_with_records, "performance"),
+}
 """The pages and what makes them."""
 
 

@@ -1,12 +1,17 @@
-"""Every recipe that we ship goes its whole road, with a few steps and a little text."""
+"""Every recipe that we ship goes its whole road, with a few steps and a little text; every script runs."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import moesaic
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+SCRIPTS = sorted(FOLDER.glob("*.py"))
 QUICK = [
     "data.max_megabytes=0.3",
     "data.vocab_size=300",
@@ -25,3 +30,11 @@ def test_the_recipe_runs(recipe, tmp_path):
     run = moesaic.run(recipe, settings=QUICK, folder=tmp_path / "run", quiet=True)
     assert run.report.exists()
     assert run.table.row("mixture, trained jointly").training_tokens > 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_script_runs(script):
+    result = subprocess.run(
+        [sys.executable, script], env=os.environ | {"LAYERS": "1"}, check=True, capture_output=True, text=True
+    )
+    assert "times as fast" in result.stdout

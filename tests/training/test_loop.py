@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from moesaic.combiners import Routed, Weighted
 from moesaic.data import BatchSampler, PackedDocuments
@@ -11,6 +12,7 @@ from moesaic.mixture import Mixture
 from moesaic.moe import assemble
 from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm
 from moesaic.training import Losses, SparseLanguageModeling, TrainingOptions, fit, language_modeling
+from moesaic.training.loop import clip_gradients
 
 
 def sampler(batch_size=8):
@@ -165,3 +167,36 @@ def test_freezing_everything_is_refused():
     with pytest.raises(ValueError) as error:
         fit(tiny_causal_lm(), sampler(), language_modeling, options(learning_rate_scales={"*": 0.0}))
     assert str(error.value) == "learning_rate_scales {'*': 0.0} freeze every parameter, so there is nothing to train."
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_clipped_as_pytorch_clips_them(max_norm):
+    ours, theirs = tiny_causal_lm(), tiny_causal_lm()
+    for network in (ours, theirs):
+        language_modeling(network, sampler().batch(0)).total.backward()
+    clip_gradients(list(ours.parameters()), max_norm)
+    torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+    assert all(
+        torch.equal(one.grad, other.grad) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
+
+
+def test_what_is_frozen_has_neither_gradient_nor_optimizer_state(sparse, tmp_path):
+    scales = {"*": 0.0, "*.gate.weight": 1.0}
+    frozen = []
+
+    def look(record):
+        frozen.extend(name for name, parameter in sparse.named_parameters() if parameter.grad is None)
+
+    fit(
+        sparse,
+        sampler(),
+        SparseLanguageModeling(),
+        options(num_steps=1, checkpoint_every=1, learning_rate_scales=scales),
+        checkpoint_folder=tmp_path,
+        on_step=look,
+    )
+    trained = {name for name, _ in sparse.named_parameters()} - set(frozen)
+    assert trained == {"model.layers.0.mlp.gate.weight", "model.layers.1.mlp.gate.weight"}
+    stored = load_file(tmp_path / "checkpoint-00000001" / "optimizer.safetensors")
+    assert {name.rpartition(":")[0] for name in stored} == trained

@@ -10,6 +10,7 @@ Read :mod:`moesaic.experts.layer` first; then ``functions`` (forward and backwar
 ``grouped`` with its C++.
 """
 
+from moesaic.experts.decoding import fast_decoding
 from moesaic.experts.frozen import train_only
 from moesaic.experts.grouped import InstructionSet, instruction_set, is_available
 from moesaic.experts.layer import IMPLEMENTATION, experts_forward
@@ -20,6 +21,7 @@ __all__ = [
     "InstructionSet",
     "choose_method",
     "experts_forward",
+    "fast_decoding",
     "instruction_set",
     "is_available",
     "train_only",

@@ -74,6 +74,8 @@ def _library() -> ctypes.CDLL | None:
     library.moesaic_instruction_set.restype = ctypes.c_int64
     library.moesaic_instruction_set.argtypes = [ctypes.c_int64]
     library.moesaic_set_threads.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    for name in ("moesaic_rows_from_tokens", "moesaic_tokens_from_rows", "moesaic_weight_gradient"):
+        getattr(library, name).restype = ctypes.c_int64
     return library
 
 
@@ -163,6 +165,23 @@ def rows_from_tokens(
     """
     request = _request(rows, tokens, out, matrix, dtype)
     request.epilogue = _Epilogue.PLAIN
+    _run("moesaic_rows_from_tokens", request)
+
+
+def multiply_rows(
+    rows: Float[Tensor, "row length"], matrix: Float[Tensor, "column length"], *, out: Float[Tensor, "row column"]
+) -> None:
+    """Multiply rows with one matrix, ``out = rows @ matrix.T``: a layer with a single expert that every row goes to."""
+    request = _Request(num_tokens=len(rows), top_k=1, num_experts=1, num_rows=len(rows))
+    request.pairs = _pairs(rows.dtype)
+    request.tokens, request.token_type, request.token_width = rows.data_ptr(), _TYPES[rows.dtype], rows.shape[1]
+    request.rows, request.row_type, request.row_width = out.data_ptr(), _TYPES[out.dtype], out.shape[1]
+    request.row_stride = out.shape[1]
+    request.matrix, request.matrix_type = matrix.data_ptr(), _TYPES[matrix.dtype]
+    request.column_stride, request.sum_stride = matrix.stride()
+    request.columns, request.length = matrix.shape
+    offsets = (ctypes.c_int64 * 2)(0, len(rows))
+    request.offsets = ctypes.addressof(offsets)
     _run("moesaic_rows_from_tokens", request)
 
 
@@ -284,7 +303,7 @@ def _request(
         top_k=rows.top_k,
         num_experts=rows.num_experts,
         num_rows=rows.num_rows,
-        pairs=dtype == torch.bfloat16 and instruction_set() == InstructionSet.AVX512_BF16,
+        pairs=_pairs(dtype),
         tokens=tokens.data_ptr(),
         token_type=_TYPES[tokens.dtype],
         token_width=tokens.shape[1],
@@ -305,7 +324,16 @@ def _request(
     return request
 
 
+def _pairs(dtype: torch.dtype) -> bool:
+    """Whether a type is multiplied two by two; else as float32."""
+    return dtype == torch.bfloat16 and instruction_set() == InstructionSet.AVX512_BF16
+
+
 def _run(function: str, request: _Request) -> None:
     library = _library()
     library.moesaic_set_threads(_parallel_for(), torch.get_num_threads())  # type: ignore[union-attr]
-    getattr(library, function)(ctypes.byref(request))
+    if getattr(library, function)(ctypes.byref(request)):
+        raise MemoryError(
+            f"{function} could not get the memory to pack {request.num_rows} rows of {request.num_experts} experts. "
+            "Use smaller batches."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class ExpertRows:
 
 
 _free: list[Tensor] = []
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -64,17 +66,21 @@ def borrowed_rows(num_rows: int, width: int, dtype: torch.dtype) -> Iterator[Flo
     try:
         yield buffer[:num_bytes].view(dtype).view(-1, stride)[:num_rows, :width]
     finally:
-        if buffer.numel() + sum(kept.numel() for kept in _free) <= _KEPT_BYTES:
-            _free.append(buffer)
+        _give_back(buffer)
 
 
 def _take(num_bytes: int) -> Tensor:
-    # Appending and popping are atomic; a list that another thread empties meanwhile only means fresh memory.
-    for _ in range(len(_free)):
-        try:
-            buffer = _free.pop(0)
-        except IndexError:
-            break
-        if buffer.numel() >= num_bytes:
-            return buffer
+    """The smallest kept buffer that is large enough, or a new one."""
+    with _lock:
+        fitting = [place for place, buffer in enumerate(_free) if buffer.numel() >= num_bytes]
+        if fitting:
+            return _free.pop(min(fitting, key=lambda place: _free[place].numel()))
     return torch.empty(num_bytes, dtype=torch.uint8)
+
+
+def _give_back(buffer: Tensor) -> None:
+    with _lock:
+        _free.append(buffer)
+        # Those that have waited longest go first.
+        while sum(kept.numel() for kept in _free) > _KEPT_BYTES:
+            _free.pop(0)

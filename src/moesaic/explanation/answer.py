@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from moesaic.experts import fast_decoding
 from moesaic.members import load_member
 from moesaic.mixture import Mixture
 from moesaic.moe import expert_names, is_sparse, read_routing
@@ -63,13 +64,14 @@ def generate(
         raise ValueError("The prompt is empty; give at least one character.")
     torch.manual_seed(seed)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    tokens = member.network.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        max_new_tokens=max_new_tokens,
-        pad_token_id=member.tokenizer.pad_token_id,
-        **sampling,
-    )
+    with fast_decoding(member.network):
+        tokens = member.network.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            pad_token_id=member.tokenizer.pad_token_id,
+            **sampling,
+        )
     num_prompt_tokens = inputs["input_ids"].shape[1]
     text = member.tokenizer.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True)
     return Answer(prompt, text, _shares(member.network, tokens, num_prompt_tokens))

@@ -1,5 +1,6 @@
 """One file a task: its losses and what it is measured by."""
 
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
+from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
 
-__all__ = ["next_token_loss", "next_token_nats"]
+__all__ = ["linear_cross_entropy", "next_token_loss", "next_token_nats"]

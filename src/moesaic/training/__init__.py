@@ -1,6 +1,7 @@
 """One loop, what it minimizes, and how it is resumed and shared over processes."""
 
 from moesaic.training.loop import fit
+from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.processes import is_main, process_group, training_device, wait_for_all
@@ -18,6 +19,7 @@ __all__ = [
     "TrainingOptions",
     "fit",
     "is_main",
+    "keep_memory_warm",
     "language_modeling",
     "process_group",
     "resolve_precision",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from moesaic.data import Batch, BatchSampler
 from moesaic.errors import TrainingError
 from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
+from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective
 from moesaic.training.optimizer import build_optimizer, set_learning_rate
 from moesaic.training.options import TrainingOptions, freeze, resolve_precision
@@ -33,7 +35,8 @@ def fit(
 
     Every batch and every random choice is a function of the seed and the step, so that a run that continues from a
     checkpoint ends with the same bits as one that was never stopped. Under ``torchrun`` each process works on its
-    share of every batch.
+    share of every batch. On Linux the process keeps the memory it once had for reuse, and gives it back when it ends
+    (:func:`moesaic.training.keep_memory_warm`).
 
     Args:
         network: What is trained; parameters whose learning rate is scaled by 0 are frozen.
@@ -56,6 +59,7 @@ def fit(
             f"batch_size ({options.batch_size}) must be a multiple of the number of processes ({num_processes()}) "
             f"times gradient_accumulation_steps ({options.gradient_accumulation_steps})."
         )
+    keep_memory_warm()
     device = training_device()
     freeze(network, options.learning_rate_scales)
     network.to(device).train()
@@ -70,13 +74,13 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         parts = _accumulate(step_losses, sampler.batch(step).to(device), options)
         loss = parts.pop("loss")
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise TrainingError(
                 f"Step {step + 1} of {options.num_steps}: the loss is {loss} at learning rate {learning_rate:.3g}. "
                 f"Lower learning_rate ({options.learning_rate:g}) or raise num_warmup_steps "
                 f"({options.num_warmup_steps}); the last checkpoint is kept."
             )
-        nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
+        clip_gradients(parameters, options.max_grad_norm)
         optimizer.step()
         num_tokens = (step + 1) * options.tokens_per_step
         history.append(StepRecord(step + 1, loss, parts, learning_rate, num_tokens))
@@ -87,6 +91,20 @@ def fit(
             save_checkpoint(checkpoint_folder, network, optimizer, history)
     network.eval().requires_grad_(True)
     return history
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Scale gradients down to ``max_norm`` where they are longer together, as PyTorch's ``clip_grad_norm_`` does.
+
+    On a CPU, gradients that are short enough are left alone; PyTorch multiplies them by 1, which changes nothing and
+    takes as long as measuring them.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total_norm = nn.utils.get_total_norm(gradients)
+    # On a GPU, looking at the norm would have the processor wait for it.
+    short = total_norm.device.type == "cpu" and bool(max_norm / (total_norm + 1e-6) >= 1)
+    if not short:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)
 
 
 class _StepLosses(nn.Module):

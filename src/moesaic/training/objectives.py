@@ -11,7 +11,32 @@ from torch.nn import functional as F
 
 from moesaic.data import Batch
 from moesaic.moe import load_balance_loss, router_z_loss
-from moesaic.tasks import next_token_loss
+from moesaic.tasks import linear_cross_entropy, next_token_loss
+
+PLAIN_HEADS = frozenset(
+    {
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "flex_olmo",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+    }
+)
+"""Architectures of Transformers (``model_type``) whose logits are their output layer's product and nothing more.
+
+A list rather than a test, since nothing in a model tells: others cap their logits (Gemma 2) or scale them (Granite,
+Cohere) in the middle of ``forward``, and would be trained on another loss without a word. Whatever is not listed is
+asked for its logits.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +53,34 @@ Objective = Callable[[Any, Batch], Losses]
 
 def language_modeling(network: nn.Module, batch: Batch) -> Losses:
     """The mean negative log-likelihood of the next token."""
-    logits = network(input_ids=batch.input_ids, use_cache=False).logits
-    nats = next_token_loss(logits, batch.labels)
+    nats, _ = _read(network, batch)
     return Losses(nats, {"nats": nats})
+
+
+def _read(network: Any, batch: Batch, **arguments: Any) -> tuple[Tensor, Any]:
+    """Have a network read a batch; returns the mean nats of the next token, and the output that they came with."""
+    if not has_plain_head(network):
+        output = network(input_ids=batch.input_ids, use_cache=False, **arguments)
+        return next_token_loss(output.logits, batch.labels), output
+    output = network.base_model(input_ids=batch.input_ids, use_cache=False, **arguments)
+    head = network.get_output_embeddings()
+    hidden_states = output.last_hidden_state.flatten(0, 1)  # (token, hidden)
+    return linear_cross_entropy(hidden_states, head.weight, batch.labels.flatten(), bias=head.bias), output
+
+
+def has_plain_head(network: Any) -> bool:
+    """Whether a network's logits are the product of its output layer, so that both may be called apart.
+
+    Subclasses of Transformers' models, wrappers, adapted or quantized output layers and hooks are not taken apart:
+    each may do something on the way to the logits.
+    """
+    model_type = getattr(getattr(network, "config", None), "model_type", None)
+    transformers_own = type(network).__module__ == f"transformers.models.{model_type}.modeling_{model_type}"
+    if model_type not in PLAIN_HEADS or not transformers_own:
+        return False
+    head = network.get_output_embeddings()
+    hooks = [hook for module in (network, head) for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    return type(head) is nn.Linear and not hooks
 
 
 @dataclass(frozen=True)
@@ -53,10 +103,10 @@ class SparseLanguageModeling:
 
     def __call__(self, network: Any, batch: Batch) -> Losses:
         """Compute the losses of a Transformers mixture-of-experts model."""
-        output = network(input_ids=batch.input_ids, use_cache=False, output_router_logits=True)
+        nats, output = _read(network, batch, output_router_logits=True)
         top_k = network.config.num_experts_per_tok
         parts = {
-            "nats": next_token_loss(output.logits, batch.labels),
+            "nats": nats,
             "load_balance": load_balance_loss(output.router_logits, top_k=top_k),
             "router_z": router_z_loss(output.router_logits),
         }

@@ -248,7 +248,8 @@ typedef int32_t (*ParallelFor)(int64_t begin, int64_t end, int64_t grain, RangeF
 ParallelFor parallel_for = nullptr;
 int64_t num_threads = 1;
 
-// Run all tasks; each thread takes the next one when it is done with its last.
+// Run all tasks; each thread takes the next one when it is done with its last. No exception may pass through PyTorch's
+// threads, so one for want of memory is remembered and thrown here.
 template <typename Call, typename Task>
 void run(void (*work)(const Call&, const Task&), const Call& call, const std::vector<Task>& tasks) {
     struct Context {
@@ -256,16 +257,22 @@ void run(void (*work)(const Call&, const Task&), const Call& call, const std::ve
         const Call& call;
         const std::vector<Task>& tasks;
         std::atomic<size_t> next;
-    } context{work, call, tasks, {0}};
+        std::atomic<bool> out_of_memory;
+    } context{work, call, tasks, {0}, {false}};
     RangeFunction loop = [](int64_t begin, int64_t end, void* pointer) {
         if (begin == end) return;
         Context& context = *static_cast<Context*>(pointer);
-        for (size_t task; (task = context.next.fetch_add(1)) < context.tasks.size();)
-            context.work(context.call, context.tasks[task]);
+        try {
+            for (size_t task; (task = context.next.fetch_add(1)) < context.tasks.size();)
+                context.work(context.call, context.tasks[task]);
+        } catch (const std::bad_alloc&) {
+            context.out_of_memory = true;
+        }
     };
     int64_t workers = num_threads < (int64_t)tasks.size() ? num_threads : tasks.size();
     if (workers > 1 && parallel_for) parallel_for(0, workers, 1, loop, &context);
     loop(0, 1, &context);  // whatever is left; all of it without PyTorch's threads
+    if (context.out_of_memory) throw std::bad_alloc();
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -332,8 +339,7 @@ static Matrix matrix_of(const Request& r) {
     return {(const char*)r.matrix, (int)r.matrix_type, r.expert_stride, r.column_stride, r.sum_stride, r.columns, r.length};
 }
 
-EXPORT void moesaic_rows_from_tokens(const Request* request) {
-    const Request& r = *request;
+static void rows_from_tokens(const Request& r) {
     const int64_t panels = r.epilogue == SWIGLU ? divide_up(r.columns / 2, 16) : divide_up(r.columns, PANEL);
     int64_t blocks = 0;
     for (int64_t expert = 0; expert < r.num_experts; ++expert)
@@ -379,8 +385,7 @@ EXPORT void moesaic_rows_from_tokens(const Request* request) {
     }
 }
 
-EXPORT void moesaic_tokens_from_rows(const Request* request) {
-    const Request& r = *request;
+static void tokens_from_rows(const Request& r) {
     const int64_t panels = divide_up(r.columns, PANEL);
     const int64_t enough = TASKS_PER_THREAD * num_threads;
     // Fewer tokens in a task mean that weights are packed more often, fewer columns that rows are read more often.
@@ -405,8 +410,7 @@ EXPORT void moesaic_tokens_from_rows(const Request* request) {
     run(kernels->tokens_from_rows, call, tasks);
 }
 
-EXPORT void moesaic_weight_gradient(const Request* request) {
-    const Request& r = *request;
+static void weight_gradient(const Request& r) {
     Rows tokens{(const char*)r.tokens, (int)r.token_type, r.token_width, r.token_of_row};
     Rows rows{(const char*)r.rows, (int)r.row_type, r.row_stride, nullptr};
     const bool tokens_left = r.tokens_left != 0;
@@ -432,3 +436,17 @@ EXPORT void moesaic_weight_gradient(const Request* request) {
     call.past_cache = num_gradients * call.num_left * call.num_right * size_of(call.type) > CACHE_BYTES;
     run(kernels->weight_gradient, call, tasks);
 }
+
+// The primitives return 0, or 1 where there was not enough memory.
+static int64_t attempt(void (*primitive)(const Request&), const Request* request) {
+    try {
+        primitive(*request);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+EXPORT int64_t moesaic_rows_from_tokens(const Request* request) { return attempt(rows_from_tokens, request); }
+EXPORT int64_t moesaic_tokens_from_rows(const Request* request) { return attempt(tokens_from_rows, request); }
+EXPORT int64_t moesaic_weight_gradient(const Request* request) { return attempt(weight_gradient, request); }
