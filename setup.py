@@ -15,6 +15,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
+                "-g0",
                 "-fvisibility=hidden",
                 "-fno-math-errno",
                 "-fno-trapping-math",

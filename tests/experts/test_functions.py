@@ -154,6 +154,23 @@ def test_a_nan_touches_the_output_of_its_token_only(method, num_tokens):
     assert torch.equal(output[others], whole[others])
 
 
+@pytest.mark.parametrize("num_tokens", [3, 60])
+def test_what_an_earlier_call_left_in_memory_does_not_matter(method, num_tokens):
+    states, gate_up, down, index, weights = random_layer(num_tokens, 40, 20, 3, 2)
+    swapped = [weight.detach().transpose(1, 2).contiguous().requires_grad_() for weight in (gate_up, down)]
+
+    def gradients():
+        output = swiglu_experts(states, *swapped, index, weights, dtype=torch.float32, is_transposed=True)
+        return torch.autograd.grad(output.sum(), (states, *swapped, weights))
+
+    before = gradients()
+    nothing = torch.full((200, 40), float("nan"), requires_grad=True)
+    broken = swiglu_experts(nothing, gate_up, down, index[:1].expand(200, 2), torch.ones(200, 2), dtype=torch.float32)
+    torch.autograd.grad(broken.sum(), nothing)
+    for first, second in zip(before, gradients(), strict=True):
+        assert torch.equal(first, second)
+
+
 def test_an_expert_without_tokens_has_a_gradient_of_zero(method):
     states, gate_up, down, index, weights = random_layer(30, 16, 24, 4, 2)
     output = swiglu_experts(states, gate_up, down, index.clamp_max(2), weights, dtype=torch.float32)

@@ -625,89 +625,162 @@ INLINE void panel_columns(const RowsFromTokens& call, int64_t panel, int64_t (&f
     first[1] = paired ? call.matrix.columns / 2 + first[0] : first[0] + 16;
 }
 
+// 4 columns of a matrix that are contiguous in memory; the last one again where there are fewer before `end`.
+INLINE void four_columns(const Matrix& matrix, int64_t expert, int64_t first, int64_t end, const char* (&columns)[4]) {
+    for (int64_t column = 0; column < 4; ++column) {
+        int64_t place = first + column < end ? first + column : end - 1;
+        columns[column] = matrix.data(expert) + place * matrix.column_stride * size_of(matrix.type);
+    }
+}
+
+static void few_rows_from_tokens(const RowsFromTokens& call, const RowTask& task, const uint32_t* left, int64_t stride,
+                                 bool pairs, float* lanes) {
+    const Matrix& matrix = call.matrix;
+    float sums[FEW_ROWS * PANEL] __attribute__((aligned(64))) = {};  // (row, half of the panel, 16)
+    float quads[FEW_ROWS][4];
+    for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
+        int64_t first[2];
+        panel_columns(call, panel, first);
+        for (int half = 0; half < 2; ++half) {
+            const int64_t end = call.epilogue == SWIGLU ? (half + 1) * (matrix.columns / 2) : matrix.columns;
+            for (int64_t quad = 0; quad < 16 && first[half] + quad < end; quad += 4) {
+                const char* columns[4];
+                four_columns(matrix, task.expert, first[half] + quad, end, columns);
+                dot(left, stride, task.num_rows, columns, matrix.type, matrix.length, pairs, quads);
+                for (int64_t row = 0; row < task.num_rows; ++row)
+                    __builtin_memcpy(sums + row * PANEL + half * 16 + quad, quads[row], sizeof(quads[row]));
+            }
+        }
+        finish_rows(call, task.first_row, task.num_rows, first[0], sums, lanes);
+    }
+}
+
+static void many_rows_from_tokens(const RowsFromTokens& call, const RowTask& task, const uint32_t* left, int64_t stride,
+                                  bool pairs, float* lanes) {
+    const Matrix& matrix = call.matrix;
+    const int64_t words = words_of(matrix.length, pairs), panel_words = words * PANEL;
+    const int64_t together = panels_together(panel_words), columns_per_panel = call.epilogue == SWIGLU ? 16 : PANEL;
+    uint32_t* packed = this_thread_arena().take<uint32_t>(panel_words * together);
+    float sums[MOESAIC_MAX_ROWS * PANEL] __attribute__((aligned(64)));
+    Ahead ahead;
+    for (int64_t panel = task.first_panel; panel < task.end_panel; panel += together) {
+        const int64_t count = task.end_panel - panel < together ? task.end_panel - panel : together;
+        for (int64_t index = 0; index < count; ++index) {
+            int64_t first[2];
+            panel_columns(call, panel + index, first);
+            uint32_t* target = packed + index * panel_words;
+            if (call.epilogue != SWIGLU) pack_panel(matrix, task.expert, first[0], pairs, target);
+            else
+                for (int half = 0; half < 2; ++half) pack_half(matrix, task.expert, first[half], pairs, target + half * 16);
+        }
+        ahead.clear();
+        for (int64_t next = panel + together; next < task.end_panel && next < panel + 2 * together; ++next) {
+            int64_t first[2];
+            panel_columns(call, next, first);
+            for (int half = 0; half < 2; ++half) ahead.add(matrix, task.expert, first[half]);
+        }
+        for (int64_t row = 0, rows; row < task.num_rows; row += rows) {
+            rows = group_rows(task.num_rows - row);
+            MultiplyPanel multiply = choose_kernel(rows, pairs, true);
+            for (int64_t index = 0; index < count; ++index) {
+                int64_t step;
+                const char* lines = ahead.take(words, step);
+                multiply(left + row * stride, stride, packed + index * panel_words, words, sums, lines, step);
+                finish_rows(call, task.first_row + row, rows, (panel + index) * columns_per_panel, sums,
+                            lanes ? lanes + row * 16 : nullptr);
+            }
+        }
+    }
+}
+
 static void rows_from_tokens_task(const RowsFromTokens& call, const RowTask& task) {
     Arena& arena = this_thread_arena();
     arena.reset();
     const Matrix& matrix = call.matrix;
     const bool few = task.num_rows <= FEW_ROWS && matrix.sum_stride == 1;
     const bool pairs = call.pairs && (!few || matrix.type == BFLOAT16);
-    const int64_t words = words_of(matrix.length, pairs), stride = row_stride(words);
+    const int64_t stride = row_stride(words_of(matrix.length, pairs));
     uint32_t* left = arena.take<uint32_t>(task.num_rows * stride);
     gather_rows(call.tokens, task.first_row, task.num_rows, matrix.length, pairs, left, stride);
-    const int64_t columns_per_panel = call.epilogue == SWIGLU ? 16 : PANEL;
+    // 16 partial sums of each row's gradient of the routing weight.
     float* lanes = call.weight_gradient_parts ? arena.take<float>(task.num_rows * 16) : nullptr;
     if (lanes) __builtin_memset(lanes, 0, task.num_rows * 16 * sizeof(float));
-
-    if (few) {
-        // sums: (row, half of the panel, 16)
-        float(*quads)[4] = arena.take<float[4]>(task.num_rows);
-        float* sums = arena.take<float>(task.num_rows * PANEL);
-        for (int64_t panel = task.first_panel; panel < task.end_panel; ++panel) {
-            int64_t first[2];
-            panel_columns(call, panel, first);
-            for (int half = 0; half < 2; ++half) {
-                int64_t end = call.epilogue == SWIGLU ? (half + 1) * (matrix.columns / 2) : matrix.columns;
-                for (int quad = 0; quad < 16; quad += 4) {
-                    const char* columns[4];
-                    if (first[half] + quad >= end) break;
-                    for (int column = 0; column < 4; ++column) {
-                        int64_t place = first[half] + quad + column;
-                        place = place < end ? place : end - 1;
-                        columns[column] = matrix.data(task.expert) + place * matrix.column_stride * size_of(matrix.type);
-                    }
-                    dot(left, stride, task.num_rows, columns, matrix.type, matrix.length, pairs, quads);
-                    for (int64_t row = 0; row < task.num_rows; ++row)
-                        __builtin_memcpy(sums + row * PANEL + half * 16 + quad, quads[row], sizeof(quads[row]));
-                }
-            }
-            finish_rows(call, task.first_row, task.num_rows, first[0], sums, lanes);
-        }
-    } else {
-        const int64_t panel_words = words * PANEL;
-        const int64_t together = panels_together(panel_words);
-        uint32_t* packed = arena.take<uint32_t>(panel_words * together);
-        float sums[MOESAIC_MAX_ROWS * PANEL] __attribute__((aligned(64)));
-        Ahead ahead;
-        for (int64_t panel = task.first_panel; panel < task.end_panel; panel += together) {
-            const int64_t count = task.end_panel - panel < together ? task.end_panel - panel : together;
-            for (int64_t index = 0; index < count; ++index) {
-                int64_t first[2];
-                panel_columns(call, panel + index, first);
-                uint32_t* target = packed + index * panel_words;
-                if (call.epilogue != SWIGLU) pack_panel(matrix, task.expert, first[0], pairs, target);
-                else
-                    for (int half = 0; half < 2; ++half)
-                        pack_half(matrix, task.expert, first[half], pairs, target + half * 16);
-            }
-            ahead.clear();
-            for (int64_t next = panel + together; next < task.end_panel && next < panel + 2 * together; ++next) {
-                int64_t first[2];
-                panel_columns(call, next, first);
-                for (int half = 0; half < 2; ++half) ahead.add(matrix, task.expert, first[half]);
-            }
-            for (int64_t row = 0, rows; row < task.num_rows; row += rows) {
-                rows = group_rows(task.num_rows - row);
-                MultiplyPanel multiply = choose_kernel(rows, pairs, true);
-                for (int64_t index = 0; index < count; ++index) {
-                    int64_t step;
-                    const char* lines = ahead.take(words, step);
-                    multiply(left + row * stride, stride, packed + index * panel_words, words, sums, lines, step);
-                    finish_rows(call, task.first_row + row, rows, (panel + index) * columns_per_panel, sums,
-                                lanes ? lanes + row * 16 : nullptr);
-                }
-            }
-        }
-    }
-    if (lanes) {
-        for (int64_t row = 0; row < task.num_rows; ++row) {
-            float sum = 0;
-            for (int lane = 0; lane < 16; ++lane) sum += lanes[row * 16 + lane];
-            call.weight_gradient_parts[(task.first_row + row) * call.num_parts + task.part] = sum;
-        }
+    (few ? few_rows_from_tokens : many_rows_from_tokens)(call, task, left, stride, pairs, lanes);
+    for (int64_t row = 0; lanes && row < task.num_rows; ++row) {
+        float sum = 0;
+        for (int lane = 0; lane < 16; ++lane) sum += lanes[row * 16 + lane];
+        call.weight_gradient_parts[(task.first_row + row) * call.num_parts + task.part] = sum;
     }
 }
 
 // --------------------------------------------------------------------------------------------- tokens from rows
+
+// What a task of tokens_from_rows works with: its columns, its tokens' sums, (token, width), and room to pack.
+struct TokenSums {
+    const TokensFromRows& call;
+    const TokenTask& task;
+    int64_t first_column, num_panels, width;
+    float* sums;
+    uint32_t *packed, *gathered;
+    float* of_row(int64_t row) const { return sums + (call.token_of_row[row] - task.first_token) * width; }
+};
+
+static void add_few_rows(const TokenSums& tokens, int64_t expert, int64_t begin, int64_t end) {
+    const Matrix& matrix = tokens.call.matrix;
+    const bool pairs = tokens.call.pairs && matrix.type == BFLOAT16;
+    const int64_t stride = row_stride(words_of(matrix.length, pairs));
+    gather_rows(tokens.call.rows, begin, end - begin, matrix.length, pairs, tokens.gathered, stride);
+    float quads[FEW_ROWS][4];
+    int64_t end_column = tokens.first_column + tokens.width;
+    if (end_column > matrix.columns) end_column = matrix.columns;
+    for (int64_t column = tokens.first_column; column < end_column; column += 4) {
+        const char* columns[4];
+        four_columns(matrix, expert, column, end_column, columns);
+        dot(tokens.gathered, stride, end - begin, columns, matrix.type, matrix.length, pairs, quads);
+        for (int64_t row = begin; row < end; ++row) {
+            float* target = tokens.of_row(row) + column - tokens.first_column;
+            for (int c = 0; c < 4; ++c) target[c] += quads[row - begin][c];
+        }
+    }
+}
+
+static void add_many_rows(const TokenSums& tokens, int64_t expert, int64_t begin, int64_t end) {
+    const TokensFromRows& call = tokens.call;
+    const Matrix& matrix = call.matrix;
+    const int64_t words = words_of(matrix.length, call.pairs), panel_words = words * PANEL;
+    float sums[MOESAIC_MAX_ROWS * PANEL] __attribute__((aligned(64)));
+    for (int64_t panel = 0; panel < tokens.num_panels; ++panel)
+        pack_panel(matrix, expert, tokens.first_column + panel * PANEL, call.pairs, tokens.packed + panel * panel_words);
+    Ahead ahead;
+    for (int half = 0; half < 2 * tokens.num_panels && expert + 1 < call.num_experts; ++half)
+        ahead.add(matrix, expert + 1, tokens.first_column + half * 16);
+    // Rows that are words already are read where they are.
+    const bool are_words = call.pairs ? call.rows.type == BFLOAT16 && matrix.length % 2 == 0 && call.rows.stride % 2 == 0
+                                      : call.rows.type == FLOAT32;
+    const int64_t stride = !are_words ? row_stride(words) : call.pairs ? call.rows.stride / 2 : call.rows.stride;
+    for (int64_t count; begin < end; begin += count) {
+        count = end - begin < ROWS_AT_ONCE ? end - begin : ROWS_AT_ONCE;
+        const uint32_t* left = are_words ? (const uint32_t*)call.rows.row(begin) : tokens.gathered;
+        if (!are_words) gather_rows(call.rows, begin, count, matrix.length, call.pairs, tokens.gathered, stride);
+        for (int64_t row = 0, rows; row < count; row += rows) {
+            rows = group_rows(count - row);
+            MultiplyPanel multiply = choose_kernel(rows, call.pairs, true);
+            for (int64_t panel = 0; panel < tokens.num_panels; ++panel) {
+                int64_t step = 64;
+                // The first of several panels fetches the rows of the next group, the others weights.
+                const bool fetch_rows = are_words && panel == 0 && tokens.num_panels > 1;
+                const char* lines = fetch_rows ? (const char*)(left + (row + rows) * stride) : ahead.take(words, step);
+                multiply(left + row * stride, stride, tokens.packed + panel * panel_words, words, sums, lines, step);
+                for (int64_t r = 0; r < rows; ++r) {
+                    f32x16_any* target = (f32x16_any*)(tokens.of_row(begin + row + r) + panel * PANEL);
+                    f32x16_any* sum = (f32x16_any*)(sums + r * PANEL);
+                    target[0] += sum[0];
+                    target[1] += sum[1];
+                }
+            }
+        }
+    }
+}
 
 // One task owns some columns of some tokens: nobody else adds to them, and it adds in the order of experts, so the
 // result does not depend on how tasks fall to threads.
@@ -715,84 +788,29 @@ static void tokens_from_rows_task(const TokensFromRows& call, const TokenTask& t
     Arena& arena = this_thread_arena();
     arena.reset();
     const Matrix& matrix = call.matrix;
-    const int64_t num_tokens = task.end_token - task.first_token;
-    const int64_t first_column = task.first_panel * PANEL;
-    const int64_t num_panels = task.end_panel - task.first_panel, width = num_panels * PANEL;
-    float* sums_of_tokens = arena.take<float>(num_tokens * width);
-    __builtin_memset(sums_of_tokens, 0, num_tokens * width * sizeof(float));
-    const int64_t words = words_of(matrix.length, call.pairs), panel_words = words * PANEL;
-    uint32_t* packed = arena.take<uint32_t>(panel_words * num_panels);
-    uint32_t* gathered = arena.take<uint32_t>(ROWS_AT_ONCE * row_stride(words_of(matrix.length, false)));
-    float sums[MOESAIC_MAX_ROWS * PANEL] __attribute__((aligned(64)));
-    Ahead ahead;
-    // Rows that are words already are read where they are.
-    const bool as_they_are = call.pairs ? call.rows.type == BFLOAT16 && matrix.length % 2 == 0 && call.rows.stride % 2 == 0
-                                        : call.rows.type == FLOAT32;
-
+    const int64_t num_tokens = task.end_token - task.first_token, num_panels = task.end_panel - task.first_panel;
+    const int64_t first_column = task.first_panel * PANEL, width = num_panels * PANEL;
+    TokenSums tokens{call,
+                     task,
+                     first_column,
+                     num_panels,
+                     width,
+                     arena.take<float>(num_tokens * width),
+                     arena.take<uint32_t>(words_of(matrix.length, call.pairs) * width),
+                     arena.take<uint32_t>(ROWS_AT_ONCE * row_stride(words_of(matrix.length, false)))};
+    __builtin_memset(tokens.sums, 0, num_tokens * width * sizeof(float));
     for (int64_t expert = 0; expert < call.num_experts; ++expert) {
-        int64_t begin = call.first_row_of_token(expert, task.first_token);
+        const int64_t begin = call.first_row_of_token(expert, task.first_token);
         const int64_t end = call.first_row_of_token(expert, task.end_token);
         if (begin == end) continue;
-        if (end - begin <= FEW_ROWS && matrix.sum_stride == 1) {
-            const bool pairs = call.pairs && matrix.type == BFLOAT16;
-            const int64_t stride = row_stride(words_of(matrix.length, pairs));
-            gather_rows(call.rows, begin, end - begin, matrix.length, pairs, gathered, stride);
-            float quads[FEW_ROWS][4];
-            int64_t end_column = first_column + width < matrix.columns ? first_column + width : matrix.columns;
-            for (int64_t column = first_column; column < end_column; column += 4) {
-                const char* columns[4];
-                for (int c = 0; c < 4; ++c) {
-                    int64_t place = column + c < end_column ? column + c : end_column - 1;
-                    columns[c] = matrix.data(expert) + place * matrix.column_stride * size_of(matrix.type);
-                }
-                dot(gathered, stride, end - begin, columns, matrix.type, matrix.length, pairs, quads);
-                for (int64_t row = begin; row < end; ++row) {
-                    int64_t token = call.token_of_row[row] - task.first_token;
-                    float* target = sums_of_tokens + token * width + column - first_column;
-                    for (int c = 0; c < 4; ++c) target[c] += quads[row - begin][c];
-                }
-            }
-            continue;
-        }
-        for (int64_t panel = 0; panel < num_panels; ++panel)
-            pack_panel(matrix, expert, first_column + panel * PANEL, call.pairs, packed + panel * panel_words);
-        ahead.clear();
-        for (int half = 0; half < 2 * num_panels && expert + 1 < call.num_experts; ++half)
-            ahead.add(matrix, expert + 1, first_column + half * 16);
-        for (int64_t count; begin < end; begin += count) {
-            count = end - begin < ROWS_AT_ONCE ? end - begin : ROWS_AT_ONCE;
-            const uint32_t* left = (const uint32_t*)call.rows.row(begin);
-            int64_t stride = call.pairs ? call.rows.stride / 2 : call.rows.stride;
-            if (!as_they_are) {
-                stride = row_stride(words);
-                gather_rows(call.rows, begin, count, matrix.length, call.pairs, gathered, stride);
-                left = gathered;
-            }
-            for (int64_t row = 0, rows; row < count; row += rows) {
-                rows = group_rows(count - row);
-                MultiplyPanel multiply = choose_kernel(rows, call.pairs, true);
-                for (int64_t panel = 0; panel < num_panels; ++panel) {
-                    int64_t step = 64;
-                    // The first of several panels fetches the rows of the next group, the others weights.
-                    const bool fetch_rows = as_they_are && panel == 0 && num_panels > 1;
-                    const char* lines = fetch_rows ? (const char*)(left + (row + rows) * stride) : ahead.take(words, step);
-                    multiply(left + row * stride, stride, packed + panel * panel_words, words, sums, lines, step);
-                    for (int64_t r = 0; r < rows; ++r) {
-                        int64_t token = call.token_of_row[begin + row + r] - task.first_token;
-                        f32x16_any* target = (f32x16_any*)(sums_of_tokens + token * width + panel * PANEL);
-                        f32x16_any* sum = (f32x16_any*)(sums + r * PANEL);
-                        target[0] += sum[0];
-                        target[1] += sum[1];
-                    }
-                }
-            }
-        }
+        const bool few = end - begin <= FEW_ROWS && matrix.sum_stride == 1;
+        (few ? add_few_rows : add_many_rows)(tokens, expert, begin, end);
     }
-    int size = size_of(call.token_type);
     for (int64_t token = 0; token < num_tokens; ++token)
         for (int64_t column = 0; column < width; column += 16) {
-            char* out = call.tokens_out + ((task.first_token + token) * matrix.columns + first_column + column) * size;
-            store_part(*(f32x16_any*)(sums_of_tokens + token * width + column), out, call.token_type,
+            const int64_t place = (task.first_token + token) * matrix.columns + first_column + column;
+            store_part(*(f32x16_any*)(tokens.sums + token * width + column),
+                       call.tokens_out + place * size_of(call.token_type), call.token_type,
                        matrix.columns - first_column - column);
         }
 }
