@@ -56,13 +56,13 @@ SIZES = {
 }
 EXPERT_SIZE, NUM_EXPERTS, TOP_K = 512, 8, 2
 BATCH, POSITIONS = 16, 256
-WARMUP, STEPS, ROUNDS, SEED, THREADS = 3, 15, 4, 0, 2
+WARMUP, STEPS, ROUNDS, SEED, THREADS = 2, 15, 4, 0, 2
 
 SPARSE, DENSE, TRAINER = "moesaic, sparse", "moesaic, dense", "Trainer, sparse"
 WITHOUT_WARM_MEMORY = "moesaic, sparse, memory given back"
 WITHOUT_CHUNKS = "moesaic, sparse, all logits at once"
-WITH_GROUPED, WITH_EAGER = "moesaic, sparse, grouped_mm kernel", "moesaic, sparse, eager kernel"
-ARMS = [SPARSE, DENSE, TRAINER, WITHOUT_WARM_MEMORY, WITHOUT_CHUNKS, WITH_GROUPED, WITH_EAGER]
+WITH_GROUPED = "moesaic, sparse, grouped_mm kernel"
+ARMS = [SPARSE, DENSE, TRAINER, WITHOUT_WARM_MEMORY, WITHOUT_CHUNKS, WITH_GROUPED]
 PRECISIONS = ["float32", "bfloat16"]
 
 
@@ -96,7 +96,7 @@ def run_moesaic(arm: str, precision: Any, num_steps: int, tick: Callable[[], Non
         WITHOUT_WARM_MEMORY: mock.patch.object(loop, "keep_memory_warm"),
         WITHOUT_CHUNKS: mock.patch.object(objectives, "has_plain_head", return_value=False),
     }
-    kernel = {WITH_GROUPED: "grouped_mm", WITH_EAGER: "eager"}.get(arm, "moesaic")
+    kernel = "grouped_mm" if arm == WITH_GROUPED else "moesaic"
     network = dense_network() if arm == DENSE else sparse_network(kernel)
     objective = language_modeling if arm == DENSE else SparseLanguageModeling()
     options = TrainingOptions(
