@@ -90,6 +90,12 @@ def _parallel_for() -> int | None:
     return None
 
 
+def _native() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "ask is_available() first"
+    return library
+
+
 def is_available() -> bool:
     """Whether the native kernels were built, and PyTorch's threads can run them."""
     return _library() is not None and _parallel_for() is not None
@@ -98,17 +104,13 @@ def is_available() -> bool:
 @functools.cache
 def instruction_set() -> InstructionSet:
     """The instruction set in use: the processor's best, unless :func:`use_instruction_set` said another."""
-    library = _library()
-    assert library is not None, "ask is_available() first"
-    return InstructionSet(library.moesaic_instruction_set(-1))
+    return InstructionSet(_native().moesaic_instruction_set(-1))
 
 
 def use_instruction_set(wanted: InstructionSet) -> InstructionSet:
     """Use an instruction set from now on, where the processor has it, and return the one before: for tests."""
     before = instruction_set()
-    library = _library()
-    assert library is not None
-    library.moesaic_instruction_set(int(wanted))
+    _native().moesaic_instruction_set(int(wanted))
     instruction_set.cache_clear()
     return before
 
@@ -124,12 +126,11 @@ def sort_by_expert(top_k_index: Int[Tensor, "token top_k"], num_experts: int) ->
     Raises:
         ValueError: If an id is negative.
     """
-    library = _library()
     num_tokens, top_k = top_k_index.shape
     index = top_k_index.contiguous()
     order, token_of_row = torch.empty(2, index.numel(), dtype=torch.int32)
     offsets = torch.empty(num_experts + 1, dtype=torch.int64)
-    num_rows = library.moesaic_sort(  # type: ignore[union-attr]
+    num_rows = _native().moesaic_sort(
         index.data_ptr(),
         index.numel(),
         top_k,
@@ -330,8 +331,8 @@ def _pairs(dtype: torch.dtype) -> bool:
 
 
 def _run(function: str, request: _Request) -> None:
-    library = _library()
-    library.moesaic_set_threads(_parallel_for(), torch.get_num_threads())  # type: ignore[union-attr]
+    library = _native()
+    library.moesaic_set_threads(_parallel_for(), torch.get_num_threads())
     if getattr(library, function)(ctypes.byref(request)):
         raise MemoryError(
             f"{function} could not get the memory to pack {request.num_rows} rows of {request.num_experts} experts. "
