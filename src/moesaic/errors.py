@@ -5,6 +5,7 @@
     MoesaicError
     ├── RecipeError                     a recipe that cannot be read, or asks for what does not exist
     ├── DataError                       a source that cannot be read, or a domain with too little text
+    │   └── LeakageError                rows that were to be unseen and are not
     ├── CheckpointError                 a checkpoint that is damaged, incomplete or of the wrong kind
     │   └── IncompatibleMembersError    members that do not fit together
     ├── TrainingError                   training that cannot go on: the loss is not a number
@@ -27,6 +28,10 @@ class RecipeError(MoesaicError):
 
 class DataError(MoesaicError):
     """A source cannot be read, or a domain has too little text."""
+
+
+class LeakageError(DataError):
+    """Rows that no member should have seen were seen; the message names the members."""
 
 
 class CheckpointError(MoesaicError):

@@ -26,6 +26,7 @@ class Average(Combiner):
     """
 
     reads_every_position = False
+    reads_tokens = False
 
     def __init__(self, space: Space = "probability") -> None:
         super().__init__()

@@ -32,6 +32,7 @@ class Weighted(Combiner):
     router_logits: nn.Parameter
 
     reads_every_position = False
+    reads_tokens = False
 
     def __init__(self, weights: Sequence[float] | None = None, space: Space = "probability") -> None:
         super().__init__()

@@ -13,6 +13,16 @@ from moesaic.data.batches import (
 )
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.machine import MachineText
+from moesaic.data.resample import (
+    Rows,
+    bootstrap,
+    check_unseen,
+    document_fingerprints,
+    fingerprints,
+    folds,
+    out_of_bag,
+    take_documents,
+)
 from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, Source, TextFolder, name_sources
 from moesaic.data.tokenizer import train_tokenizer
 
@@ -38,13 +48,21 @@ __all__ = [
     "MachineText",
     "PackedDocuments",
     "Parquet",
+    "Rows",
     "Source",
     "TextFolder",
     "TokenizedDomain",
+    "bootstrap",
+    "check_unseen",
+    "document_fingerprints",
     "evaluation_blocks",
+    "fingerprints",
+    "folds",
     "load_domain",
     "name_sources",
+    "out_of_bag",
     "pack_documents",
+    "take_documents",
     "tokenize_domain",
     "train_tokenizer",
 ]
