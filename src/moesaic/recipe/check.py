@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from transformers import AutoConfig
 
-from moesaic.errors import CheckpointError, DataError
-from moesaic.members import read_checkpoint
-from moesaic.members.checkpoints import Checkpoint
-from moesaic.moe import check_complete, family_of, find_differences, sparse_config
+from moesaic.errors import DataError
 from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
 from moesaic.recipe.build import (
     build_objective,
     build_options,
     build_source,
     dense_steps,
-    resolve_checkpoint,
-    seed_config,
 )
 from moesaic.recipe.load import LoadedRecipe, load_recipe
 from moesaic.recipe.schema import Recipe
+from moesaic.recipe.sizes import dense_config, mixture_config
 from moesaic.training import language_modeling
 
 _FORWARD_SPEED = 3.0
@@ -117,14 +112,12 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
     """
     loaded = load_recipe(recipe, settings)
     problems = _source_problems(loaded)
-    dense, checkpoint_problems = _dense_config(loaded)
+    dense, checkpoint_problems = dense_config(loaded)
     problems += checkpoint_problems
     free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(Path.cwd()).free
     if dense is None:
         return Plan(loaded.path.name, None, None, 0, free_memory, 0, free_disk, (), tuple(problems))
-    names, top_k = loaded.recipe.domain_names, loaded.recipe.assemble.num_experts_per_tok
-    values = sparse_config(dense, expert_names=names, num_experts_per_tok=top_k)
-    sparse = family_of(dense.model_type).config_class(**values)
+    sparse = mixture_config(loaded.recipe, dense)
     sizes = model_size(dense), model_size(sparse)
     memory, disk = _memory(loaded.recipe, dense, sparse, *sizes), _disk(loaded.recipe, *sizes)
     for need, free, what in ((memory, free_memory, "memory"), (disk, free_disk, "disk")):
@@ -147,36 +140,6 @@ def _source_problems(loaded: LoadedRecipe) -> list[str]:
         except DataError as error:
             problems.append(f"data.domains, {domain.name}: {error}")
     return problems
-
-
-def _dense_config(loaded: LoadedRecipe) -> tuple[Any | None, list[str]]:
-    """The configuration that seed and experts share, and what is wrong with their checkpoints."""
-    recipe = loaded.recipe
-    given = dict(recipe.experts.checkpoints)
-    if recipe.seed.checkpoint:
-        given = {"seed": recipe.seed.checkpoint} | given
-    if not given:
-        return seed_config(recipe.seed, recipe.data.vocab_size, recipe.data.sequence_length), []
-    problems, whole = [], {}
-    for name, place in given.items():
-        try:
-            checkpoint: Checkpoint = read_checkpoint(resolve_checkpoint(place, loaded.path.parent))
-            check_complete(checkpoint, name)
-            family_of(checkpoint.config["model_type"])
-            whole[name] = checkpoint
-        except CheckpointError as error:
-            problems.append(str(error))
-    if len(whole) > 1:
-        problems += find_differences(whole)
-    if not whole or problems:
-        return None, problems
-    config = AutoConfig.from_pretrained(next(iter(whole.values())).path)
-    if config.max_position_embeddings < recipe.data.sequence_length:
-        problems.append(
-            f"data.sequence_length: {recipe.data.sequence_length} is more than the {config.max_position_embeddings} "
-            "positions of the checkpoints. Lower it."
-        )
-    return config, problems
 
 
 def _memory(recipe: Recipe, dense: Any, sparse: Any, dense_size: ModelSize, sparse_size: ModelSize) -> int:

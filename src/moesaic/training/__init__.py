@@ -5,7 +5,7 @@ from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
-from moesaic.training.processes import is_main, process_group, training_device, wait_for_all
+from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
@@ -61,6 +61,7 @@ __all__ = [
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
+    "num_processes",
     "out_of_bag_nats",
     "process_group",
     "resolve_precision",
