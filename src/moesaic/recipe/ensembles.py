@@ -205,8 +205,8 @@ def _documents(work: Work) -> tuple[dict[str, frozenset[bytes]], frozenset[bytes
 def _stackers(work: Work, held_out: dict[str, HeldOut]) -> dict[str, Callable[[], Combiner]]:
     section, seed = work.recipe.ensembles.stacking, work.recipe.random_seed
     rows = join_held_out(list(held_out.values()))
-    targets = rows.target_log_probabilities
-    weights = fit_weights(targets).tolist()
+    targets = rows.target_log_probabilities, rows.target_weights
+    weights = fit_weights(*targets).tolist()
 
     def trained(combiner: Combiner) -> Combiner:
         combiner.attach(len(rows.member_logits), rows.member_logits.shape[-1])
@@ -216,7 +216,7 @@ def _stackers(work: Work, held_out: dict[str, HeldOut]) -> dict[str, Callable[[]
     return {
         "weighted": lambda: _attached(Weighted(weights), rows),
         "weighted_log": lambda: trained(Weighted(weights, "log_probability")),
-        "greedy": lambda: _attached(Weighted(select_greedily(targets).tolist()), rows),
+        "greedy": lambda: _attached(Weighted(select_greedily(*targets).tolist()), rows),
         "domain_weighted": lambda: _attached(
             DomainWeighted([fit_weights(part.target_log_probabilities).tolist() for part in held_out.values()]), rows
         ),
