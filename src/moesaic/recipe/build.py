@@ -16,17 +16,24 @@ from transformers import (
 
 from moesaic.data import SOURCES, Source
 from moesaic.recipe.schema import DomainSection, MixtureTrainingSection, Recipe, SeedSection, TrainingSection
+from moesaic.recipe.schema import Source as SourceSection
 from moesaic.training import SparseLanguageModeling, TrainingOptions
 
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
-def build_source(domain: DomainSection, folder: Path) -> Source:
-    """The source of a domain; relative paths start at the recipe's folder."""
-    arguments = domain.source.model_dump(exclude={"type"})
+def build_source(section: SourceSection, folder: Path) -> Source:
+    """A source of documents; relative paths start at the recipe's folder."""
+    arguments = section.model_dump(exclude={"type"})
     if "path" in arguments:
         arguments["path"] = folder / arguments["path"]
-    return SOURCES[domain.source.type](**arguments)
+    return SOURCES[section.type](**arguments)
+
+
+def build_sources(domain: DomainSection, folder: Path) -> dict[str, Source]:
+    """The sources of a domain, by what they are for."""
+    sections = {"source": domain.source, "validation": domain.validation, "test": domain.test}
+    return {use: build_source(section, folder) for use, section in sections.items() if section is not None}
 
 
 def resolve_checkpoint(place: str, folder: Path) -> str:

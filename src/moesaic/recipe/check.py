@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Console
 
 from moesaic.errors import DataError
 from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
-from moesaic.recipe.build import (
-    build_objective,
-    build_options,
-    build_source,
-    dense_steps,
-)
+from moesaic.recipe.build import build_objective, build_options, build_sources
+from moesaic.recipe.folder import RunFolder
+from moesaic.recipe.line_up import line_up
 from moesaic.recipe.load import LoadedRecipe, load_recipe
 from moesaic.recipe.schema import Recipe
 from moesaic.recipe.sizes import dense_config, mixture_config
+from moesaic.recipe.spending import Spending, stage_spending
+from moesaic.recipe.work import Work
 from moesaic.training import language_modeling
 
 _FORWARD_SPEED = 3.0
@@ -128,7 +129,8 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
                 "sizes of the seed, batch_size or sequence_length."
             )
     fits = memory <= free_memory
-    stages = _stages(loaded.recipe, dense, sparse) if fits else ()
+    work = Work(loaded, RunFolder(Path("runs") / loaded.name), Console(file=io.StringIO()))
+    stages = _stages(work, dense, sparse, stage_spending(loaded.recipe, *sizes)) if fits else ()
     return Plan(loaded.path.name, *sizes, memory, free_memory, disk, free_disk, stages, tuple(problems))
 
 
@@ -136,7 +138,8 @@ def _source_problems(loaded: LoadedRecipe) -> list[str]:
     problems = []
     for domain in loaded.recipe.data.domains:
         try:
-            build_source(domain, loaded.path.parent).fingerprint()
+            for source in build_sources(domain, loaded.path.parent).values():
+                source.fingerprint()
         except DataError as error:
             problems.append(f"data.domains, {domain.name}: {error}")
     return problems
@@ -163,34 +166,31 @@ def _disk(recipe: Recipe, dense: ModelSize, sparse: ModelSize) -> int:
     return int(4 * (dense.total * num_dense + sparse.total * (num_sparse + 3)) + tokens)
 
 
-def _stages(recipe: Recipe, dense: Any, sparse: Any) -> tuple[StagePlan, ...]:
-    length, names = recipe.data.sequence_length, recipe.domain_names
-    trains_dense = not recipe.experts.checkpoints or recipe.seed.training.num_steps > 0
-    dense_speed = training_speed(dense, language_modeling, build_options(recipe.experts.training, recipe))
+def _stages(work: Work, dense: Any, sparse: Any, spent: Mapping[str, Spending]) -> tuple[StagePlan, ...]:
+    """What will take time, from the tokens that each stage reads and the speed of a few training steps."""
+    recipe = work.recipe
+    dense_options = build_options(recipe.experts.training, recipe)
+    dense_speed = training_speed(dense, language_modeling, dense_options)
     sparse_speed = training_speed(sparse, build_objective(recipe.joint), build_options(recipe.joint, recipe))
-
-    def plan(name: str, section: Any, num_steps: int, speed: float) -> StagePlan:
-        tokens = num_steps * section.batch_size * length
-        return StagePlan(name, tokens, tokens / speed)
-
-    experts = recipe.experts.training
+    combinations = line_up(work)
+    wanted = {*work.training_stages, *(name for combination in combinations for name in combination.needs)}
+    # Where a stage also reads with models that it does not train, its operations say how much longer it takes.
+    per_token = spent["dense"].flops / max(1, spent["dense"].tokens)
     stages = []
-    if trains_dense:
-        stages.append(plan("seed", recipe.seed.training, recipe.seed.training.num_steps, dense_speed))
-        if not recipe.experts.checkpoints:
-            stages += [plan(f"expert-{name}", experts, experts.num_steps, dense_speed) for name in names]
-    stages += [
-        plan(name, section, section.num_steps, sparse_speed)
-        for name, section in (("router", recipe.router), ("joint", recipe.joint))
-    ]
-    if trains_dense:
-        stages.append(plan("dense", experts, dense_steps(recipe), dense_speed))
-    measured = recipe.arena.max_tokens * len(names)
-    # Three ensembles read with every expert; so does each expert alone; average, seed and dense model are one each.
-    seconds = measured * (4 * len(names) + 3) / (_FORWARD_SPEED * dense_speed)
-    seconds += measured * 5 / (_FORWARD_SPEED * sparse_speed)
-    stages.append(StagePlan("arena", measured * (4 * len(names) + 8), seconds))
-    return tuple(stage for stage in stages if stage.tokens)
+    for name, spending in spent.items():
+        if name in wanted and spending.tokens:
+            seconds = spending.tokens / sparse_speed
+            if name not in ("router", "joint"):
+                seconds = spending.flops / per_token / dense_speed if per_token else spending.tokens / dense_speed
+            stages.append(StagePlan(name, spending.tokens, seconds))
+    measured = recipe.arena.max_tokens * len(recipe.domain_names)
+    tokens = sum(measured * combination.num_models for combination in combinations)
+    seconds = sum(
+        measured * combination.num_models / (sparse_speed if combination.kind == "mixture" else dense_speed)
+        for combination in combinations
+    )
+    stages.append(StagePlan("arena", tokens, seconds / _FORWARD_SPEED))
+    return tuple(stages)
 
 
 def _duration(seconds: float) -> str:

@@ -34,12 +34,14 @@ class Combination:
         kind: An expert alone, a reference, an ensemble of whole models, or a sparse mixture.
         needs: The stages whose files it is made of.
         build: Makes the model.
+        num_models: Whole models that read every token.
     """
 
     name: str
     kind: Kind
     needs: tuple[str, ...]
     build: Callable[[], nn.Module]
+    num_models: int = 1
 
     @property
     def slug(self) -> str:
@@ -124,12 +126,14 @@ def _combinations(work: Work, word: str) -> Iterable[Combination]:
         "joint": Combination("mixture, trained jointly", "mixture", ("joint",), partial(work.load_stage, "joint")),
         "bagging": _of_stages(work, "bagging", work.bagging_stages, ("out-of-bag",)),
         "deep_ensemble": _of_stages(work, "deep ensemble", work.deep_stages),
-        "boosting": Combination("boosting, stagewise", "ensemble", ("boosting",), partial(_mixture, work, "boosting")),
-        "reweighting": Combination(
-            "boosting, reweighted", "ensemble", ("reweighting",), partial(_mixture, work, "reweighting")
-        ),
+        "boosting": _boosted(work, "boosting, stagewise", "boosting"),
+        "reweighting": _boosted(work, "boosting, reweighted", "reweighting"),
         "snapshots": Combination(
-            "snapshot ensemble", "ensemble", ("snapshots",), lambda: _average(work, _snapshots(work))
+            "snapshot ensemble",
+            "ensemble",
+            ("snapshots",),
+            lambda: _average(_snapshots(work)),
+            work.recipe.ensembles.num_snapshots,
         ),
         "snapshot_soup": Combination(
             "snapshot soup", "ensemble", ("snapshots",), lambda: average_parameters(_snapshots(work))
@@ -152,18 +156,33 @@ def _combinations(work: Work, word: str) -> Iterable[Combination]:
 def _of_experts(work: Work, name: str, make: Callable[[], Combiner], needs: tuple[str, ...] = ()) -> Combination:
     """The experts under a combiner."""
     return Combination(
-        name, "ensemble", (*work.expert_stages, *needs), lambda: Mixture(work.experts, make(), name=name).eval()
+        name,
+        "ensemble",
+        (*work.expert_stages, *needs),
+        lambda: Mixture(work.experts, make(), name=name).eval(),
+        len(work.recipe.domain_names),
     )
 
 
 def _of_stages(work: Work, name: str, stages: tuple[str, ...], needs: tuple[str, ...] = ()) -> Combination:
     """The average of models that stages made."""
     return Combination(
-        name, "ensemble", (*stages, *needs), lambda: _average(work, [work.load_stage(stage) for stage in stages])
+        name,
+        "ensemble",
+        (*stages, *needs),
+        lambda: _average([work.load_stage(stage) for stage in stages]),
+        len(stages),
     )
 
 
-def _average(work: Work, networks: list[PreTrainedModel]) -> Mixture:
+def _boosted(work: Work, name: str, stage: str) -> Combination:
+    """A sum that a stage of boosting made."""
+    folder = work.folder.stage_folder(stage) / "model"
+    rounds = work.recipe.ensembles.boosting.num_rounds
+    return Combination(name, "ensemble", (stage,), lambda: Mixture.from_pretrained(folder).eval(), rounds)
+
+
+def _average(networks: list[PreTrainedModel]) -> Mixture:
     members = [CausalLM(f"member-{number}", network) for number, network in enumerate(networks, start=1)]
     return Mixture(members, Average()).eval()
 
@@ -175,10 +194,6 @@ def _networks(work: Work) -> list[PreTrainedModel]:
 def _snapshots(work: Work) -> list[PreTrainedModel]:
     folder = work.folder.stage_folder("snapshots")
     return [load_network(folder / f"model-{number}") for number in range(1, work.recipe.ensembles.num_snapshots + 1)]
-
-
-def _mixture(work: Work, stage: str) -> nn.Module:
-    return Mixture.from_pretrained(work.folder.stage_folder(stage) / "model").eval()
 
 
 def _greedy_soup(work: Work) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 from moesaic.planning import model_size
 from moesaic.recipe import ensembles
-from moesaic.recipe.build import build_source, dense_steps, ensemble_training
+from moesaic.recipe.build import build_sources, dense_steps, ensemble_training
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.line_up import Combination, line_up
 from moesaic.recipe.sizes import dense_config, mixture_config
@@ -130,5 +130,7 @@ def _row(work: Work, combination: Combination, spent: Spending) -> Stage:
 
 def _data_settings(work: Work) -> dict[str, Any]:
     section, folder = work.recipe.data, work.loaded.path.parent
-    fingerprints = [build_source(domain, folder).fingerprint() for domain in section.domains]
+    fingerprints = [
+        [source.fingerprint() for source in build_sources(domain, folder).values()] for domain in section.domains
+    ]
     return section.model_dump() | {"fingerprints": fingerprints, "tokenizer": work.tokenizer_source}

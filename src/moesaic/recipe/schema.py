@@ -24,6 +24,9 @@ class JsonLinesSource(Section):
     type: Literal["jsonl"]
     path: str = Field(description="The file, relative to the recipe.")
     field: str = Field("text", description="The key that holds the document.")
+    where: dict[str, str] = Field(
+        default_factory=dict, description="Values of other keys; lines with other values are left out."
+    )
 
 
 class ParquetSource(Section):
@@ -79,6 +82,13 @@ class DomainSection(Section):
         description="What the domain and its expert are called: letters, digits, `-` and `_`."
     )
     source: Source = Field(description="Where its documents come from.")
+    validation: Source | None = Field(
+        None,
+        description="Where its validation documents come from; `data.validation_fraction` of the source if not given.",
+    )
+    test: Source | None = Field(
+        None, description="Where its test documents come from; `data.test_fraction` of the source if not given."
+    )
 
 
 class DataSection(Section):

@@ -46,7 +46,7 @@ from moesaic.recipe.build import (
     build_objective,
     build_options,
     build_seed,
-    build_source,
+    build_sources,
     dense_steps,
     resolve_checkpoint,
 )
@@ -97,7 +97,7 @@ class Work:
         domains = [
             load_domain(
                 domain.name,
-                build_source(domain, self.loaded.path.parent),
+                **build_sources(domain, self.loaded.path.parent),
                 validation_fraction=section.validation_fraction,
                 test_fraction=section.test_fraction,
                 max_bytes=max_bytes,
