@@ -9,6 +9,7 @@
     ├── CheckpointError                 a checkpoint that is damaged, incomplete or of the wrong kind
     │   └── IncompatibleMembersError    members that do not fit together
     ├── TrainingError                   training that cannot go on: the loss is not a number
+    ├── BudgetError                     a way of combining that costs more than the arena allows
     └── RunError                        a run folder that cannot be used: taken, in use, or on a full disk
 
 A wrong argument to a function is a ``ValueError``. Each message says where, what was given, what is allowed and
@@ -44,6 +45,10 @@ class IncompatibleMembersError(CheckpointError):
 
 class TrainingError(MoesaicError):
     """Training cannot go on."""
+
+
+class BudgetError(MoesaicError):
+    """Ways of combining cost more than the arena allows; the message names them all."""
 
 
 class RunError(MoesaicError):

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from moesaic.arena import DENSE
-from moesaic.arena.table import Kind
+from moesaic.arena.rows import Kind
 from moesaic.combiners import Average, Combiner, Posterior
 from moesaic.errors import RecipeError
 from moesaic.members import CausalLM, load_network

@@ -26,7 +26,7 @@ from moesaic.arena import (
     oracle_row,
     total_parameters,
 )
-from moesaic.arena.table import Kind
+from moesaic.arena.rows import Kind
 from moesaic.data import (
     BatchSampler,
     EvaluationBlocks,
