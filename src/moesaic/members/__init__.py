@@ -2,11 +2,13 @@
 
 from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.damage import check_numbers
 
 __all__ = [
     "CausalLM",
     "Checkpoint",
     "TensorHeader",
+    "check_numbers",
     "load_member",
     "load_network",
     "quiet_transformers",
