@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.combiners.base import Combined, Combiner, State, register
-from moesaic.combiners.spaces import combine
+from moesaic.combiners.spaces import mix_probabilities
 from moesaic.types import Routing
 
 
@@ -55,15 +55,15 @@ class Posterior(Combiner):
         belief = evidence.new_zeros((len(input_ids), len(member_logits)))
         if state is not None:
             belief = state["belief"]
-            index = input_ids[:, :1, None].expand(-1, -1, len(member_logits))
-            evidence[:, 0] = state["predictions"].gather(1, index).squeeze(1)
+            index = input_ids[:, :1, None].expand(-1, len(member_logits), -1)
+            evidence[:, 0] = state["predictions"].gather(-1, index).squeeze(-1)
         else:
             predicted[:, 0] = False
         router_logits = self._accumulate(belief, evidence * predicted.unsqueeze(-1))
         routing = Routing.dense(router_logits)
-        predictions = log_probabilities[:, :, -1].permute(1, 2, 0)  # (batch, vocab, member)
+        predictions = log_probabilities[:, :, -1].transpose(0, 1)  # (batch, member, vocab)
         return Combined(
-            combine(member_logits, routing.weights, "probability"),
+            mix_probabilities(log_probabilities, routing.weights),
             routing,
             {"belief": router_logits[:, -1], "predictions": predictions},
         )
