@@ -229,13 +229,22 @@ class Mixture(PreTrainedModel, GenerationMixin):
         return f"Mixture([{members}], {self.combiner})"
 
 
-def _check_members(members: Sequence[Member]) -> None:
+def check_names(members: Sequence[Member]) -> None:
+    """Refuse a mixture of no members, or with two of one name.
+
+    Raises:
+        ValueError: If it is one.
+    """
     if not members:
         raise ValueError("A mixture needs at least one member, got none.")
     names = [member.name for member in members]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"Two members are called {name!r}; give each its own name.")
+
+
+def _check_members(members: Sequence[Member]) -> None:
+    check_names(members)
     sizes = {member.name: _vocab_size(member) for member in members}
     vocabularies = [member.tokenizer.get_vocab() for member in members if member.tokenizer is not None]
     if len(set(sizes.values())) > 1 or any(vocabulary != vocabularies[0] for vocabulary in vocabularies[1:]):
