@@ -142,10 +142,12 @@ def calibrate_threshold(
 
     Reference: Chen et al. (2023), section 3, https://arxiv.org/abs/2305.05176
     """
-    data = [np.asarray(values, dtype=np.float64) for values in (confidences, small_quality, large_quality)]
-    _check_calibration(*data, tolerance, max_deferred)
-    order = np.argsort(data[0], kind="stable")
-    sureness, small, large = (values[order] for values in data)
+    sureness, small, large = (
+        np.asarray(given, dtype=np.float64) for given in (confidences, small_quality, large_quality)
+    )
+    _check_calibration(sureness, small, large, tolerance, max_deferred)
+    order = np.argsort(sureness, kind="stable")
+    sureness, small, large = sureness[order], small[order], large[order]
     # Quality when the k least sure examples are passed on, for k from 0 to all of them.
     qualities = (_sums(large) + small.sum() - _sums(small)) / len(small)
     # Examples of equal confidence are passed on together or not at all.
