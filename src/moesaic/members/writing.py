@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from moesaic.experts import fast_decoding
@@ -88,28 +89,25 @@ def write_candidates(member: Member, prompts: Sequence[str], sampling: Sampling)
 
 def _continue(member: Member, prompts: list[list[int]], sampling: Sampling) -> Iterator[Candidate]:
     tokenizer, ends = _tokenizer(member), _end_tokens(member)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
-    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else [*ends, 0][0]
     # On the left, so that all answers begin at the same position.
-    padded = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    padded, mask = _pad(prompts, pad, on="left", device=_device(member))
     reader = _Reader(member.name)
-    network: Any = member.network
     chance = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    network: Any = member.network
     tokens = network.generate(
-        padded.to(_device(member)),
-        attention_mask=mask.to(_device(member)),
+        padded,
+        attention_mask=mask,
         max_new_tokens=sampling.max_new_tokens,
         num_return_sequences=sampling.num_candidates,
         logits_processor=LogitsProcessorList([reader]),
         eos_token_id=ends or None,
         pad_token_id=pad,
         **(chance if sampling.temperature else {"do_sample": False}),
-    )[:, width:]
-    figures = reader.finish(tokens)  # (figure, row, position)
-    for row, of_row in zip(tokens.tolist(), figures.unbind(dim=1), strict=True):
+    )[:, padded.shape[1] :]
+    for row, figures in zip(tokens.tolist(), reader.finish(tokens).unbind(dim=1), strict=True):
         length = next((index + 1 for index, token in enumerate(row) if token in ends), len(row))
-        log_probability, margin, entropy = of_row[:, :length].sum(dim=1).tolist()
+        log_probability, margin, entropy = figures[:, :length].sum(dim=1).tolist()
         is_finished = row[length - 1] in ends
         text = tokenizer.decode(row[: length - is_finished], skip_special_tokens=True)
         yield Candidate(
@@ -200,10 +198,8 @@ def _read_on(member: Member, prompt: str, context: list[int], candidate: Candida
 
 def _log_probabilities(member: Member, pieces: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     rows = [context + answer for context, answer in pieces]
-    width = max(map(len, rows))
-    # On the right: what follows an answer does not change how it is read.
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=_device(member))
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=_device(member))
+    # On the right, where padding does not change how an answer is read.
+    tokens, mask = _pad(rows, 0, on="right", device=_device(member))
     logits = member.network(input_ids=tokens, attention_mask=mask).logits
     check_numbers([member.name], logits.unsqueeze(0))
     scores = []
@@ -213,6 +209,15 @@ def _log_probabilities(member: Member, pieces: Sequence[tuple[list[int], list[in
         target = row[len(context) : end].unsqueeze(1)
         scores.append(predicted.gather(1, target).double().sum().item())
     return scores
+
+
+def _pad(
+    rows: Sequence[list[int]], token: int, *, on: Literal["left", "right"], device: torch.device
+) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+    """The rows as one tensor, and 1 where it holds a token of theirs."""
+    tokens = pad_sequence([torch.tensor(row) for row in rows], True, token, padding_side=on)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True, 0, padding_side=on)
+    return tokens.to(device), mask.to(device)
 
 
 def _tokenize(member: Member, prompts: Sequence[str]) -> list[list[int]]:
@@ -235,7 +240,9 @@ def _end_tokens(member: Member) -> list[int]:
     given = network.generation_config.eos_token_id
     if given is None:
         given = _tokenizer(member).eos_token_id
-    return [] if given is None else cast("list[int]", given) if isinstance(given, list) else [given]
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) else [given]
 
 
 def _device(member: Member) -> torch.device:

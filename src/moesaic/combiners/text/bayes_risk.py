@@ -51,7 +51,7 @@ def expected_utilities(
     given = [1.0] * len(texts) if weights is None else list(weights)
     if len(given) != len(texts):
         raise ValueError(f"There are {len(given)} weights for {len(texts)} texts; give one a text.")
-    # Equal texts are compared once: candidates of members that agree are many and few at the same time.
+    # Equal texts are compared once, as a utility may be slow and members that agree give many of them.
     distinct = dict.fromkeys(texts, 0.0)
     for text, weight in zip(texts, given, strict=True):
         distinct[text] += weight

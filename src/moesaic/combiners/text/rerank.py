@@ -34,9 +34,8 @@ def score_per_unit(log_probability: float, text: str, *, is_finished: bool, per:
         ValueError: If there is no such unit.
 
     Example:
-        >>> score_per_unit(-6.0, "für", is_finished=True, per="character"), score_per_unit(
-        ...     -6.0, "für", is_finished=True)
-        (-1.5, -1.2)
+        >>> score_per_unit(-6.0, "für", is_finished=True)  # four bytes, and the end
+        -1.2
     """
     if per not in get_args(Unit):
         raise ValueError(f"per must be one of {', '.join(get_args(Unit))}, got {per!r}.")
