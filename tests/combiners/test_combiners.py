@@ -4,10 +4,15 @@ import pytest
 import torch
 
 from moesaic.combiners import (
+    Additive,
     Average,
     Combiner,
+    DomainWeighted,
+    Entropy,
     Posterior,
     Routed,
+    Stacked,
+    Tempered,
     Weighted,
     build_combiner,
     register,
@@ -62,11 +67,75 @@ def test_the_posterior_begins_with_equal_weights(members):
     torch.testing.assert_close(weights[0, 0], torch.full((3,), 1 / 3))
 
 
+def test_additive_is_the_weighted_sum_of_logits(members):
+    first, second, third = (member.network(TOKENS).logits for member in members)
+    output = Mixture(members, Additive([1.0, 0.5, 0.0]))(TOKENS)
+    torch.testing.assert_close(output.logits, first + 0.5 * second + 0 * third)
+    torch.testing.assert_close(output.routing.weights[0, 0], torch.tensor([1.0, 0.5, 0.0]))
+
+
+def test_a_member_that_is_surer_gets_more_weight():
+    # Two members over two tokens: a coin, with entropy log 2, and certainty, with entropy 0.
+    coin, certain = torch.zeros(1, 1, 2), torch.tensor([[[50.0, -50.0]]])
+    combiner = Entropy(temperature=0.5)
+    routing = combiner(torch.stack([coin, certain]), TOKENS[:, :1], torch.ones(1, 1, dtype=torch.bool)).routing
+    # softmax(-log 2 / 0.5, 0) = (1/4, 1) / (5/4)
+    torch.testing.assert_close(routing.weights[0, 0], torch.tensor([0.2, 0.8]))
+
+
+def test_tempering_with_another_combiner_divides_the_logits(members):
+    member = members[0]
+    tempered = Mixture([member], Tempered(Average("logit"), [2.0]))(TOKENS).logits
+    torch.testing.assert_close(tempered, member.network(TOKENS).logits / 2)
+
+
+def test_one_domain_weighs_like_the_weighted_mean(members):
+    weights = [0.2, 0.3, 0.5]
+    torch.testing.assert_close(
+        Mixture(members, DomainWeighted([weights]))(TOKENS).logits, Mixture(members, Weighted(weights))(TOKENS).logits
+    )
+
+
+def test_a_domain_for_each_member_is_the_posterior(members):
+    one_hot = torch.eye(3).tolist()
+    torch.testing.assert_close(
+        Mixture(members, DomainWeighted(one_hot))(TOKENS).logits, Mixture(members, Posterior())(TOKENS).logits
+    )
+
+
+def test_an_untrained_stacker_is_the_weighted_mean_of_its_constants(members):
+    weights = [0.2, 0.3, 0.5]
+    expected = Mixture(members, Weighted(weights))(TOKENS).logits
+    for forgetting in (None, 0.9):
+        stacked = Mixture(members, Stacked(weights, forgetting=forgetting))
+        torch.testing.assert_close(stacked(TOKENS).logits, expected)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
         (lambda: Weighted([0.5, 0.6]), "weights must be non-negative and sum to 1, got [0.5, 0.6], which sum to 1.1."),
         (lambda: Weighted([]), "weights must be non-negative and sum to 1, got [], which sum to 0."),
+        (lambda: Additive([1.0, -0.5]), "weights must be non-negative, one a member, got [1.0, -0.5]."),
+        (lambda: Additive([1.0]).attach(2, 5), "Additive has 1 weights for 2 members; give one a member."),
+        (lambda: Entropy(temperature=0), "temperature must be positive, got 0."),
+        (
+            lambda: Tempered(Average(), [1.0, 0.0]),
+            "temperatures must be positive, one a member, got [1.0, 0.0].",
+        ),
+        (
+            lambda: Tempered(Average(), [1.0]).attach(3, 5),
+            "Tempered has 1 temperatures for 3 members; give one a member.",
+        ),
+        (
+            lambda: DomainWeighted([[0.5, 0.5], [0.5, 0.6]]),
+            "weights of domain 1 must be non-negative and sum to 1, got [0.5, 0.6], which sum to 1.1.",
+        ),
+        (
+            lambda: DomainWeighted([[1.0]]).attach(2, 5),
+            "DomainWeighted has 1 weights in domain 0 for 2 members; give one a member.",
+        ),
+        (lambda: Stacked([1.0]).attach(2, 5), "Stacked has 1 weights for 2 members; give one a member."),
         (lambda: Posterior(forgetting=1.5), "forgetting must be from 0 to 1, got 1.5."),
         (
             lambda: Routed(top_k=1),
@@ -75,7 +144,8 @@ def test_the_posterior_begins_with_equal_weights(members):
         ),
         (
             lambda: build_combiner("averaged"),
-            "No combiner is called 'averaged'; there are average, posterior, routed, weighted.",
+            "No combiner is called 'averaged'; there are additive, average, domain_weighted, entropy, posterior, "
+            "routed, stacked, tempered, weighted.",
         ),
         (lambda: top_k_routing(torch.zeros(2), top_k=3), "top_k must be from 1 to num_members (2), got 3."),
         (lambda: register("average")(Average), "The word 'average' already names the combiner Average."),

@@ -1,7 +1,34 @@
 import pytest
+import torch
 
-from moesaic.combiners import COMBINERS, Average, Posterior, Routed, Weighted
+from moesaic.combiners import (
+    COMBINERS,
+    Additive,
+    Average,
+    DomainWeighted,
+    Entropy,
+    Posterior,
+    Routed,
+    Stacked,
+    Tempered,
+    Weighted,
+)
 from moesaic.testing import check_combiner
+
+
+class TrainedStacker(Stacked):
+    """A stacker as training leaves it: its last layer is not zero, so that the features matter."""
+
+    def attach(self, num_members, vocab_size):
+        super().attach(num_members, vocab_size)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            torch.nn.init.normal_(self.network[-1].weight)
+
+
+def trained_stacker(**arguments):
+    return TrainedStacker(**arguments)
+
 
 CASES = {
     "probability average": (Average, False),
@@ -13,6 +40,14 @@ CASES = {
     "routed, dense, logit": (lambda: Routed(space="logit"), True),
     "posterior": (Posterior, False),
     "posterior that forgets": (lambda: Posterior(forgetting=0.9), False),
+    "additive": (Additive, False),
+    "weighted by domain": (DomainWeighted, False),
+    "entropy": (Entropy, True),
+    "stacked": (trained_stacker, True),
+    "stacked, with evidence": (lambda: trained_stacker(forgetting=0.95), True),
+    "tempered average": (lambda: Tempered(Average()), False),
+    "tempered posterior": (lambda: Tempered(Posterior()), False),
+    "tempered sum": (lambda: Tempered(Additive()), False),
 }
 
 

@@ -42,11 +42,11 @@ class Combiner(nn.Module, ABC):
     """
 
     word: ClassVar[str]
-    reads_every_position: ClassVar[bool] = True
+    reads_every_position: bool = True
     """Whether the members' scores at earlier positions matter; else generation leaves out those of the prompt."""
-    reads_tokens: ClassVar[bool] = True
+    reads_tokens: bool = True
     """Whether the text itself matters, not the members' scores alone; else any classifiers can be combined."""
-    weights_sum_to_one: ClassVar[bool] = True
+    weights_sum_to_one: bool = True
     """Whether the output is a mean of the members; else it is a sum, as in boosting."""
     num_members: int | None = None
 

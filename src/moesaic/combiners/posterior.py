@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.combiners.base import Combined, Combiner, State, register
+from moesaic.combiners.evidence import accumulate, check_forgetting, gather_evidence
 from moesaic.combiners.spaces import mix_probabilities
 from moesaic.types import Routing
 
@@ -32,8 +32,7 @@ class Posterior(Combiner):
 
     def __init__(self, forgetting: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= forgetting <= 1:
-            raise ValueError(f"forgetting must be from 0 to 1, got {forgetting}.")
+        check_forgetting(forgetting)
         self.forgetting = forgetting
 
     def forward(
@@ -44,41 +43,15 @@ class Posterior(Combiner):
         state: State | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
-        log_probabilities = member_logits.float().log_softmax(dim=-1)
-        # How well each member predicted the token that now stands at each position.
-        evidence = log_probabilities.new_zeros((*input_ids.shape, len(member_logits)))  # (batch, position, member)
-        tokens = input_ids[None, :, 1:, None].expand(len(member_logits), -1, -1, -1)
-        evidence[:, 1:] = log_probabilities[:, :, :-1].gather(-1, tokens).squeeze(-1).movedim(0, -1)
-        # A token that is padding, or follows padding, was predicted from nothing real.
-        predicted = mask.clone()
-        predicted[:, 1:] &= mask[:, :-1]
-        belief = evidence.new_zeros((len(input_ids), len(member_logits)))
-        if state is not None:
-            belief = state["belief"]
-            index = input_ids[:, :1, None].expand(-1, len(member_logits), -1)
-            evidence[:, 0] = state["predictions"].gather(-1, index).squeeze(-1)
-        else:
-            predicted[:, 0] = False
-        router_logits = self._accumulate(belief, evidence * predicted.unsqueeze(-1))
+        evidence = gather_evidence(member_logits, input_ids, mask, state)
+        before = state["belief"] if state is not None else evidence.steps.new_zeros(evidence.steps[:, 0].shape)
+        router_logits = accumulate(before, evidence.steps, self.forgetting)
         routing = Routing.dense(router_logits)
-        predictions = log_probabilities[:, :, -1].transpose(0, 1)  # (batch, member, vocab)
         return Combined(
-            mix_probabilities(log_probabilities, routing.weights),
+            mix_probabilities(evidence.log_probabilities, routing.weights),
             routing,
-            {"belief": router_logits[:, -1], "predictions": predictions},
+            {"belief": router_logits[:, -1], "predictions": evidence.predictions},
         )
-
-    def _accumulate(
-        self, belief: Float[Tensor, "batch member"], evidence: Float[Tensor, "batch position member"]
-    ) -> Float[Tensor, "batch position member"]:
-        """Log-posterior after each position, up to a constant."""
-        if self.forgetting == 1:
-            return belief.unsqueeze(1) + evidence.cumsum(dim=1)
-        beliefs = []
-        for step in evidence.unbind(dim=1):
-            belief = self.forgetting * belief + step
-            beliefs.append(belief)
-        return torch.stack(beliefs, dim=1)
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""

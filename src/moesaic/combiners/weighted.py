@@ -37,10 +37,8 @@ class Weighted(Combiner):
     def __init__(self, weights: Sequence[float] | None = None, space: Space = "probability") -> None:
         super().__init__()
         check_space(space)
-        if weights is not None and (min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-4):
-            raise ValueError(
-                f"weights must be non-negative and sum to 1, got {list(weights)}, which sum to {sum(weights):g}."
-            )
+        if weights is not None:
+            check_weights(weights)
         self.weights = None if weights is None else list(weights)
         self.space = space
 
@@ -51,11 +49,7 @@ class Weighted(Combiner):
             ValueError: If the number of weights is not the number of members.
         """
         super().attach(num_members, vocab_size)
-        weights = self.weights or [1 / num_members] * num_members
-        if len(weights) != num_members:
-            raise ValueError(f"Weighted has {len(weights)} weights for {num_members} members; give one a member.")
-        tiny = torch.finfo(torch.float32).tiny
-        self.router_logits = nn.Parameter(torch.tensor(weights, dtype=torch.float32).clamp_min(tiny).log())
+        self.router_logits = weight_parameter(self.weights, num_members, "Weighted")
 
     def forward(
         self,
@@ -77,3 +71,28 @@ class Weighted(Combiner):
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {"weights": self.weights, "space": self.space}
+
+
+def check_weights(weights: Sequence[float], whose: str = "weights") -> None:
+    """Refuse weights that are none.
+
+    Raises:
+        ValueError: If a weight is negative, or they do not sum to 1.
+    """
+    if min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-4:
+        raise ValueError(
+            f"{whose} must be non-negative and sum to 1, got {list(weights)}, which sum to {sum(weights):g}."
+        )
+
+
+def weight_parameter(weights: Sequence[float] | None, num_members: int, combiner: str) -> nn.Parameter:
+    """One parameter a member whose softmax is the given weights, or equal ones.
+
+    Raises:
+        ValueError: If the number of weights is not the number of members.
+    """
+    weights = weights or [1 / num_members] * num_members
+    if len(weights) != num_members:
+        raise ValueError(f"{combiner} has {len(weights)} weights for {num_members} members; give one a member.")
+    tiny = torch.finfo(torch.float32).tiny
+    return nn.Parameter(torch.tensor(weights, dtype=torch.float32).clamp_min(tiny).log())

@@ -139,6 +139,7 @@ class BatchSampler:
         sequence_length: Tokens that a model reads in a sequence.
         seed: Makes the draws.
         weights: Share of each domain; equal if not given.
+        first_step: Step of the draws that counts as step 0: where another training stopped.
     """
 
     domains: Sequence[PackedDocuments]
@@ -146,10 +147,11 @@ class BatchSampler:
     sequence_length: int
     seed: int
     weights: Sequence[float] | None = None
+    first_step: int = 0
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
-        generator = torch.Generator().manual_seed(_draw_seed(self.seed, step))
+        generator = torch.Generator().manual_seed(_draw_seed(self.seed, self.first_step + step))
         weights = torch.tensor(self.weights or [1.0] * len(self.domains))
         domain_index = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
         places = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)

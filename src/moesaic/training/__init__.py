@@ -1,29 +1,74 @@
 """One loop, what it minimizes, and how it is resumed and shared over processes."""
 
+from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
-from moesaic.training.processes import is_main, process_group, training_device, wait_for_all
+from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
+from moesaic.training.rounds import fit_round
+from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
+from moesaic.training.stacking import (
+    HeldOut,
+    collect_held_out,
+    combined_nats,
+    fit_combiner,
+    fit_weights,
+    join_held_out,
+    select_greedily,
+)
+from moesaic.training.stagewise import (
+    Boosted,
+    BoostingMethod,
+    ReweightedLanguageModeling,
+    StagewiseLanguageModeling,
+    add_up,
+    boost,
+    fit_step_sizes,
+)
 from moesaic.training.train import FEED_FORWARD_ONLY, ROUTER_ONLY, train
+from moesaic.training.validation import validation_nats
 
 __all__ = [
     "FEED_FORWARD_ONLY",
     "ROUTER_ONLY",
+    "Boosted",
+    "BoostingMethod",
+    "DocumentSample",
+    "HeldOut",
     "Losses",
     "Objective",
     "OnStep",
+    "ReweightedLanguageModeling",
     "SparseLanguageModeling",
+    "StagewiseLanguageModeling",
     "StepRecord",
     "TrainingOptions",
+    "add_up",
+    "average_parameters",
+    "boost",
+    "collect_held_out",
+    "combined_nats",
     "fit",
+    "fit_combiner",
+    "fit_round",
+    "fit_snapshots",
+    "fit_step_sizes",
+    "fit_weights",
+    "greedy_soup",
     "is_main",
+    "join_held_out",
     "keep_memory_warm",
     "language_modeling",
+    "num_processes",
+    "out_of_bag_nats",
     "process_group",
     "resolve_precision",
+    "sample_documents",
+    "select_greedily",
     "train",
     "training_device",
+    "validation_nats",
     "wait_for_all",
 ]
