@@ -157,8 +157,8 @@ def sentence_of(call, error):
         ),
         (
             ["arena.combinations=[joint]", "joint.num_steps=0"],
-            "tiny.yaml, arena.combinations: 'joint' needs a stage that is left out. Set joint.num_steps above 0, or leave "
-            "it out.",
+            "tiny.yaml, arena.combinations: 'joint' needs a stage that is left out. Set joint.num_steps above 0, or "
+            "leave it out.",
         ),
         (
             ["arena.combinations=[stacked]", "data.validation_fraction=0"],
@@ -186,8 +186,8 @@ def test_ensembles_need_a_seed(tmp_path):
     path = tmp_path / "given.yaml"
     path.write_text(yaml.safe_dump(recipe))
     assert sentence_of(lambda: compare(path, folder=tmp_path / "run"), RecipeError) == (
-        "given.yaml, arena.combinations: 'bagging' needs a seed, and these experts are checkpoints. Give seed.checkpoint, "
-        "or leave it out."
+        "given.yaml, arena.combinations: 'bagging' needs a seed, and these experts are checkpoints. Give "
+        "seed.checkpoint, or leave it out."
     )
     table = compare(
         path, settings=["arena.combinations=[experts, weighted]"], folder=tmp_path / "run", quiet=True
@@ -199,9 +199,9 @@ def test_a_budget_too_small_for_the_line_up_names_every_row_before_any_training(
     settings = ["arena.combinations=[seed, average, dense]", "arena.budget.training_tokens=2000"]
     sentence = sentence_of(lambda: compare(recipe, settings=settings, folder=tmp_path / "run", quiet=True), BudgetError)
     assert sentence == (
-        f"probability average needs 3.07k training tokens, members' training included, and the budget is 2k; {DENSE} needs "
-        "4.1k training tokens, members' training included, and the budget is 2k. Lower the number of members, rounds or "
-        "steps, or raise arena.budget."
+        f"probability average needs 3.07k training tokens, members' training included, and the budget is 2k; {DENSE} "
+        "needs 4.1k training tokens, members' training included, and the budget is 2k. Lower the number of members, "
+        "rounds or steps, or raise arena.budget."
     )
     assert not (tmp_path / "run" / "stages").exists()
 
