@@ -21,6 +21,7 @@ ORDER = [
     "combiners",
     "moe",
     "mixture",
+    "module_mixture",
     "training",
     "arena",
     "explanation",

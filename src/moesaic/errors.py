@@ -8,6 +8,7 @@
     │   └── LeakageError                rows that were to be unseen and are not
     ├── CheckpointError                 a checkpoint that is damaged, incomplete or of the wrong kind
     │   └── IncompatibleMembersError    members that do not fit together
+    ├── MemberError                     a member that gives what cannot be combined
     ├── TrainingError                   training that cannot go on: the loss is not a number
     └── RunError                        a run folder that cannot be used: taken, in use, or on a full disk
 
@@ -40,6 +41,10 @@ class CheckpointError(MoesaicError):
 
 class IncompatibleMembersError(CheckpointError):
     """Members do not fit together; the message names every difference with both values."""
+
+
+class MemberError(MoesaicError):
+    """A member gives what cannot be combined."""
 
 
 class TrainingError(MoesaicError):
