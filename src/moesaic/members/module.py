@@ -71,6 +71,8 @@ class EstimatorModule(nn.Module):
 
     Args:
         estimator: The fitted estimator. A classifier's outputs stand in the order of its ``classes_``.
+        num_classes: Number of classes, where the estimator may have seen only some of them; its own classes must then
+            be numbers from 0. Without it the outputs are those of its ``classes_`` alone.
         smallest: Probabilities below this are raised to it, since the logarithm of zero would rule a class out
             whatever other members say.
 
@@ -78,7 +80,7 @@ class EstimatorModule(nn.Module):
         ValueError: If the estimator can neither predict nor score.
     """
 
-    def __init__(self, estimator: Any, smallest: float = 1e-6) -> None:
+    def __init__(self, estimator: Any, num_classes: int | None = None, smallest: float = 1e-6) -> None:
         super().__init__()
         if not any(hasattr(estimator, method) for method in ("predict_proba", "decision_function", "predict")):
             raise ValueError(
@@ -86,6 +88,7 @@ class EstimatorModule(nn.Module):
                 "nothing to combine. Give a fitted classifier, regressor, or a pipeline that ends in one."
             )
         self.estimator = estimator
+        self.num_classes = num_classes
         self.smallest = smallest
 
     def forward(self, inputs: Any) -> Float[Tensor, "batch output"]:
@@ -99,13 +102,22 @@ class EstimatorModule(nn.Module):
         """
         rows = inputs.detach().cpu().numpy() if isinstance(inputs, Tensor) else inputs
         if hasattr(self.estimator, "predict_proba"):
-            outputs = np.log(np.clip(self.estimator.predict_proba(rows), self.smallest, None))
+            outputs = self._spread(np.log(np.clip(self.estimator.predict_proba(rows), self.smallest, None)))
         elif hasattr(self.estimator, "decision_function"):
-            outputs = _with_both_classes(self.estimator.decision_function(rows))
+            outputs = self._spread(_with_both_classes(self.estimator.decision_function(rows)))
         else:
             outputs = self.estimator.predict(rows)
-        outputs = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
-        return outputs if outputs.dim() == 2 else outputs.unsqueeze(-1)
+        tensor = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
+        return tensor if tensor.dim() == 2 else tensor.unsqueeze(-1)
+
+    def _spread(self, scores: np.ndarray) -> np.ndarray:
+        """Give a class that the estimator has not seen the lowest of the scores."""
+        if self.num_classes is None or scores.shape[1] == self.num_classes:
+            return scores
+        lowest = min(float(scores.min()), np.log(self.smallest))
+        spread = np.full((len(scores), self.num_classes), lowest)
+        spread[:, self.estimator.classes_] = scores
+        return spread
 
 
 def _with_both_classes(scores: np.ndarray) -> np.ndarray:
