@@ -10,6 +10,7 @@
     │   └── IncompatibleMembersError    members that do not fit together
     ├── MemberError                     a member that gives what cannot be combined
     ├── TrainingError                   training that cannot go on: the loss is not a number
+    ├── BudgetError                     a way of combining that costs more than the arena allows
     └── RunError                        a run folder that cannot be used: taken, in use, or on a full disk
 
 A wrong argument to a function is a ``ValueError``. Each message says where, what was given, what is allowed and
@@ -49,6 +50,10 @@ class MemberError(MoesaicError):
 
 class TrainingError(MoesaicError):
     """Training cannot go on."""
+
+
+class BudgetError(MoesaicError):
+    """Ways of combining cost more than the arena allows; the message names them all."""
 
 
 class RunError(MoesaicError):

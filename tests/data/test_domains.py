@@ -58,3 +58,20 @@ def test_an_empty_domain_is_refused(texts):
     with pytest.raises(DataError) as error:
         load_domain("law", Listed(texts))
     assert str(error.value) == f"Domain 'law' is empty: Listed(texts={texts!r}) has no text. Point it to documents."
+
+
+def test_a_split_with_a_source_of_its_own_is_read_from_there():
+    domain = load_domain("x", Listed(NUMBERS[:50]), validation=Listed(("v",)), test=Listed(("t", "t", "u")))
+    assert (domain.validation, domain.test) == (("v",), ("t", "u"))
+    assert set(domain.train) == set(NUMBERS[:50])
+
+
+def test_what_is_tested_on_is_left_out_of_training():
+    domain = load_domain("x", Listed(("a", "b", "c", "d")), validation=Listed(("b", "a")), test=Listed(("a",)))
+    assert (domain.train, domain.validation, domain.test) == (("c", "d"), ("b",), ("a",))
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(DataError) as error:
+        load_domain("law", Listed(("a",)), test=Listed(()))
+    assert str(error.value) == "Domain 'law' is empty: Listed(texts=()) has no text. Point it to documents."

@@ -77,6 +77,22 @@ def test_a_field_that_is_no_text_is_named(tmp_path):
     assert fails(JsonLines(path)) == f"{path}, line 1: the field 'text' must be text, got 3."
 
 
+def test_lines_of_other_domains_are_left_out(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    path.write_text('{"text": "a", "domain": "law"}\n{"text": "b", "domain": "news"}\n{"text": "c", "domain": "law"}\n')
+    source = JsonLines(path, where={"domain": "law"})
+    assert list(source.documents()) == ["a", "c"]
+    assert source.fingerprint() != JsonLines(path).fingerprint()
+
+
+def test_a_line_without_the_key_that_chooses_is_named(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    path.write_text('{"text": "a"}\n')
+    with pytest.raises(DataError) as error:
+        list(JsonLines(path, where={"domain": "law"}).documents())
+    assert str(error.value) == f"{path}, line 1: there is no field 'domain'; there are text."
+
+
 def test_a_line_that_is_no_object_is_named(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [[1]])
     assert fails(JsonLines(path)) == f"{path}, line 1: a line must be a JSON object, got list."

@@ -62,7 +62,8 @@ def test_a_seed_checkpoint_is_taken_as_it_is_unless_training_is_asked_for(path):
         ),
         (
             "arena.zzz=1",
-            "news.yaml, arena: unknown key 'zzz'. There are max_tokens, batch_size, num_resamples.",
+            "news.yaml, arena: unknown key 'zzz'. There are combinations, num_seeds, budget, max_tokens, "
+            "batch_size, num_resamples.",
         ),
         (
             "joint.num_steps=ten",

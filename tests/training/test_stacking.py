@@ -137,6 +137,25 @@ def test_members_read_held_out_text_once():
     torch.testing.assert_close(joined.target_log_probabilities[0, 1], expected)
 
 
+def test_domains_count_the_same_however_long_they_are():
+    # The first member is right about 1 answer, the second about 3; by domains they are level.
+    log_probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.1, 0.9]]).log()
+    sure, other = log_probabilities[:1].T.unsqueeze(2), log_probabilities[1:].T.unsqueeze(2)
+
+    def part(columns):
+        # (member, row, position, vocab): the right answer is token 0, whose log-probability is given
+        wrong = (1 - columns.exp()).log()
+        labels = torch.zeros(columns.shape[1:], dtype=torch.long)
+        return HeldOut(torch.stack([columns, wrong], dim=-1), labels, labels)
+
+    joined = join_held_out([part(sure), part(other)])
+    torch.testing.assert_close(joined.target_weights.sum() / 2, joined.target_weights[:1].sum())
+    targets = joined.target_log_probabilities, joined.target_weights
+    torch.testing.assert_close(fit_weights(*targets), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(select_greedily(*targets, num_rounds=10), torch.tensor([0.5, 0.5]))
+    assert fit_weights(targets[0])[1] > 0.7
+
+
 def test_no_more_text_is_held_than_fits():
     tokens = torch.zeros(10, 8, dtype=torch.long)
     blocks = EvaluationBlocks(tokens, tokens, tokens, torch.tensor([30]))

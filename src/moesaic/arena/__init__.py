@@ -1,23 +1,42 @@
 """Every way of combining the same members, measured on the same documents, in one table."""
 
-from moesaic.arena.cost import active_parameters, total_parameters
+from moesaic.arena.bootstrap import Bootstrap, Interval
+from moesaic.arena.budget import Budget, PlannedCost
+from moesaic.arena.calibration import brier_score, expected_calibration_error
+from moesaic.arena.classification import ClassificationScores, score_classifier
+from moesaic.arena.cost import active_parameters, inference_flops_per_token, total_parameters, training_flops
+from moesaic.arena.diversity import Diversity, diversity
 from moesaic.arena.evaluate import evaluate
 from moesaic.arena.measure import Measurement, measure
-from moesaic.arena.scores import Bootstrap, DocumentScores, Interval
-from moesaic.arena.table import DENSE, ORACLE, ArenaTable, Row, oracle_row
+from moesaic.arena.rows import DENSE, ORACLE, Kind, Row, oracle_row
+from moesaic.arena.scores import DocumentScores, DomainScores, Metric
+from moesaic.arena.table import ArenaTable
 
 __all__ = [
     "DENSE",
     "ORACLE",
     "ArenaTable",
     "Bootstrap",
+    "Budget",
+    "ClassificationScores",
+    "Diversity",
     "DocumentScores",
+    "DomainScores",
     "Interval",
+    "Kind",
     "Measurement",
+    "Metric",
+    "PlannedCost",
     "Row",
     "active_parameters",
+    "brier_score",
+    "diversity",
     "evaluate",
+    "expected_calibration_error",
+    "inference_flops_per_token",
     "measure",
     "oracle_row",
+    "score_classifier",
     "total_parameters",
+    "training_flops",
 ]

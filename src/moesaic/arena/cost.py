@@ -30,3 +30,29 @@ def active_parameters(network: nn.Module) -> int:
     expert_parameters = sum(parameter.numel() for name, parameter in network.named_parameters() if ".experts." in name)
     unused = expert_parameters * (num_experts(config) - config.num_experts_per_tok) // num_experts(config)
     return total_parameters(network) - unused
+
+
+def training_flops(active_parameters: int, num_tokens: int) -> float:
+    """Floating-point operations of training: 2 for each active parameter and token forward, 4 backward.
+
+    Attention to earlier tokens is left out; it is little as long as the context is shorter than the model is wide.
+
+    Args:
+        active_parameters: Parameters that work on a token.
+        num_tokens: Tokens that were trained on.
+
+    Example:
+        >>> training_flops(1_000_000, 10_000)
+        60000000000.0
+
+    Reference: Kaplan et al. (2020), section 2.1, https://arxiv.org/abs/2001.08361
+    """
+    return 6.0 * active_parameters * num_tokens
+
+
+def inference_flops_per_token(active_parameters: int) -> float:
+    """Floating-point operations of reading one token: 2 for each active parameter.
+
+    Reference: Kaplan et al. (2020), section 2.1, https://arxiv.org/abs/2001.08361
+    """
+    return 2.0 * active_parameters

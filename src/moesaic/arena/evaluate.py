@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from moesaic.arena.cost import active_parameters, total_parameters
+from moesaic.arena.bootstrap import Bootstrap
 from moesaic.arena.measure import measure
-from moesaic.arena.scores import Bootstrap
-from moesaic.arena.table import ArenaTable, Kind, Row
+from moesaic.arena.rows import Kind
+from moesaic.arena.table import ArenaTable
 from moesaic.data import Data, evaluation_blocks, load_domain, name_sources, pack_documents
 from moesaic.errors import IncompatibleMembersError
 from moesaic.mixture import Mixture
@@ -40,7 +40,8 @@ def evaluate(
         seed: Makes the resamples.
 
     Returns:
-        The table: loss in nats per token and in bits per byte, parameters, tokens per second.
+        The table: loss in nats per token and in bits per byte, accuracy, calibration, diversity of ensembles,
+        parameters, memory, tokens per second.
 
     Raises:
         DataError: If the text cannot be read, or there is none.
@@ -58,17 +59,7 @@ def evaluate(
     rows = []
     for model in compared:
         measured = measure(model.network, blocks, batch_size=batch_size, name=model.name)
-        rows.append(
-            Row(
-                name=model.name,
-                kind=_kind(model.network),
-                scores=measured.scores,
-                total_parameters=total_parameters(model.network),
-                active_parameters=active_parameters(model.network),
-                tokens_per_second=measured.tokens_per_second,
-                training_tokens=None,
-            )
-        )
+        rows.append(measured.row(model.network, name=model.name, kind=_kind(model.network)))
     return ArenaTable(tuple(rows), tuple(blocks), Bootstrap(num_resamples, seed))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moesaic.data.sources import Source
@@ -34,40 +35,58 @@ def load_domain(
     name: str,
     source: Source,
     *,
+    validation: Source | None = None,
+    test: Source | None = None,
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
     max_bytes: int | None = None,
 ) -> Domain:
     """Read a source into a domain.
 
-    A document that stands in the source twice is kept once. Which split a document belongs to is decided by a hash of
-    its content alone, so no document stands in two splits, whatever domain it came by and in whatever order.
+    A document that stands in the source twice is kept once. Where a split has no source of its own, which split a
+    document belongs to is decided by a hash of its content alone. Either way no document stands in two splits, whatever
+    domain it came by and in whatever order.
 
     Args:
         name: What to call the domain.
         source: Where the documents come from.
-        validation_fraction: Share of the documents for validation.
-        test_fraction: Share of the documents for testing.
-        max_bytes: Stop reading when this many bytes of UTF-8 are reached.
+        validation: Where those for validation come from, if not from the same source.
+        test: Where those for testing come from, if not from the same source.
+        validation_fraction: Share of the documents for validation, where these have no source.
+        test_fraction: Share of the documents for testing, where these have no source.
+        max_bytes: Stop reading a source when this many bytes of UTF-8 are reached.
 
     Raises:
-        DataError: If the source has no text.
+        DataError: If a source has no text.
     """
     splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     seen: set[bytes] = set()
-    num_bytes = 0
+    # What is to be measured on is read first, so that it is what training leaves out.
+    for split, given in (("test", test), ("validation", validation)):
+        if given is not None:
+            splits[split] += [document for document, _ in _documents(name, given, seen, max_bytes)]
+    test_end = test_fraction if test is None else 0.0
+    validation_end = test_end + (validation_fraction if validation is None else 0.0)
+    for document, place in _documents(name, source, seen, max_bytes):
+        splits["test" if place < test_end else "validation" if place < validation_end else "train"].append(document)
+    return Domain(name, *(tuple(splits[split]) for split in ("train", "validation", "test")))
+
+
+def _documents(name: str, source: Source, seen: set[bytes], max_bytes: int | None) -> Iterator[tuple[str, float]]:
+    """The documents of a source that were not seen, each with a place in [0, 1) that its content alone decides."""
+    num_bytes, is_empty = 0, True
     for document in source.documents():
         content = document.encode()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        if not document.strip() or digest in seen:
+        if not document.strip():
+            continue
+        is_empty = False
+        if digest in seen:
             continue
         seen.add(digest)
-        place = int.from_bytes(digest[:8]) / 2**64  # uniform in [0, 1)
-        in_test, in_validation = place < test_fraction, place < test_fraction + validation_fraction
-        splits["test" if in_test else "validation" if in_validation else "train"].append(document)
+        yield document, int.from_bytes(digest[:8]) / 2**64
         num_bytes += len(content)
         if max_bytes is not None and num_bytes >= max_bytes:
             break
-    if not seen:
+    if is_empty:
         raise DataError(f"Domain {name!r} is empty: {source} has no text. Point it to documents.")
-    return Domain(name, *(tuple(splits[split]) for split in ("train", "validation", "test")))

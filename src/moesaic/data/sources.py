@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,25 +38,30 @@ class JsonLines:
     Attributes:
         path: The file.
         field: The key that holds the document.
+        where: Values of other keys; lines with other values are left out, such as those of another domain.
     """
 
     path: Path
     field: str = "text"
+    where: Mapping[str, str] = dataclass_field(default_factory=dict)
 
     def documents(self) -> Iterator[str]:
         """Read one document a line.
 
         Raises:
-            DataError: If the file is missing, is not UTF-8, or a line is no JSON object with that field as text.
+            DataError: If the file is missing, is not UTF-8, or a line is no JSON object with these fields as text.
         """
         _check_exists(self.path)
         with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
             # Lines end at "\n" alone: some texts contain other separators.
             for number, line in enumerate(_read_lines(file, self.path), start=1):
                 if line.strip():
-                    yield self._document(line, f"{self.path}, line {number}")
+                    place = f"{self.path}, line {number}"
+                    row = self._row(line, place)
+                    if all(_field(row, key, place) == value for key, value in self.where.items()):
+                        yield _field(row, self.field, place)
 
-    def _document(self, line: bytes, where: str) -> str:
+    def _row(self, line: bytes, where: str) -> dict[str, Any]:
         text = _decode(line, where)
         try:
             row = json.loads(text)
@@ -65,11 +71,11 @@ class JsonLines:
             ) from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: a line must be a JSON object, got {type(row).__name__}.")
-        return _field(row, self.field, where)
+        return row
 
     def fingerprint(self) -> str:
         """See :meth:`Source.fingerprint`."""
-        return _fingerprint([self.path], self.field)
+        return _fingerprint([self.path], self.field, *(f"{key}={value}" for key, value in self.where.items()))
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,24 @@ from transformers import (
 
 from moesaic.data import SOURCES, Source
 from moesaic.recipe.schema import DomainSection, MixtureTrainingSection, Recipe, SeedSection, TrainingSection
+from moesaic.recipe.schema import Source as SourceSection
 from moesaic.training import SparseLanguageModeling, TrainingOptions
 
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
-def build_source(domain: DomainSection, folder: Path) -> Source:
-    """The source of a domain; relative paths start at the recipe's folder."""
-    arguments = domain.source.model_dump(exclude={"type"})
+def build_source(section: SourceSection, folder: Path) -> Source:
+    """A source of documents; relative paths start at the recipe's folder."""
+    arguments = section.model_dump(exclude={"type"})
     if "path" in arguments:
         arguments["path"] = folder / arguments["path"]
-    return SOURCES[domain.source.type](**arguments)
+    return SOURCES[section.type](**arguments)
+
+
+def build_sources(domain: DomainSection, folder: Path) -> dict[str, Source]:
+    """The sources of a domain, by what they are for."""
+    sections = {"source": domain.source, "validation": domain.validation, "test": domain.test}
+    return {use: build_source(section, folder) for use, section in sections.items() if section is not None}
 
 
 def resolve_checkpoint(place: str, folder: Path) -> str:
@@ -77,9 +84,34 @@ def seed_config(section: SeedSection, vocab_size: int, sequence_length: int, eos
     )
 
 
-def dense_steps(recipe: Recipe) -> int:
-    """Steps that give the dense reference as many tokens as experts, router and joint training together."""
+def road_sequences(recipe: Recipe) -> int:
+    """Sequences that experts, router and joint training read together: what others may read after the seed."""
     stages = [(recipe.experts.training, 0 if recipe.experts.checkpoints else len(recipe.domain_names))]
     stages += [(recipe.router, 1), (recipe.joint, 1)]
-    sequences = sum(section.num_steps * section.batch_size * times for section, times in stages)
-    return sequences // recipe.experts.training.batch_size
+    return sum(section.num_steps * section.batch_size * times for section, times in stages)
+
+
+def dense_steps(recipe: Recipe) -> int:
+    """Steps that give the dense reference as many tokens as experts, router and joint training together."""
+    return road_sequences(recipe) // recipe.experts.training.batch_size
+
+
+def ensemble_training(recipe: Recipe, num_parts: int) -> TrainingSection:
+    """The training of one of an ensemble's parts: as the recipe says, or an equal share of the mixture's tokens.
+
+    Parts that start from scratch share out the seed's tokens too.
+    """
+    section = recipe.ensembles.training
+    if section is not None:
+        return section
+    sequences = road_sequences(recipe)
+    if recipe.ensembles.start == "scratch":
+        sequences += recipe.seed.training.num_steps * recipe.seed.training.batch_size
+    num_steps = max(1, sequences // recipe.experts.training.batch_size // num_parts)
+    return recipe.experts.training.model_copy(update={"num_steps": num_steps})
+
+
+def stage_tokens(section: TrainingSection, recipe: Recipe, num_steps: int | None = None) -> int:
+    """Tokens that a training stage reads."""
+    steps = section.num_steps if num_steps is None else num_steps
+    return steps * section.batch_size * recipe.data.sequence_length

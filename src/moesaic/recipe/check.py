@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from transformers import AutoConfig
+from rich.console import Console
 
-from moesaic.errors import CheckpointError, DataError
-from moesaic.members import read_checkpoint
-from moesaic.members.checkpoints import Checkpoint
-from moesaic.moe import check_complete, family_of, find_differences, sparse_config
+from moesaic.errors import DataError
 from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
-from moesaic.recipe.build import (
-    build_objective,
-    build_options,
-    build_source,
-    dense_steps,
-    resolve_checkpoint,
-    seed_config,
-)
+from moesaic.recipe.build import build_objective, build_options, build_sources
+from moesaic.recipe.folder import RunFolder
+from moesaic.recipe.line_up import line_up
 from moesaic.recipe.load import LoadedRecipe, load_recipe
 from moesaic.recipe.schema import Recipe
+from moesaic.recipe.sizes import dense_config, mixture_config
+from moesaic.recipe.spending import Spending, stage_spending
+from moesaic.recipe.work import Work
 from moesaic.training import language_modeling
 
 _FORWARD_SPEED = 3.0
@@ -117,14 +113,12 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
     """
     loaded = load_recipe(recipe, settings)
     problems = _source_problems(loaded)
-    dense, checkpoint_problems = _dense_config(loaded)
+    dense, checkpoint_problems = dense_config(loaded)
     problems += checkpoint_problems
     free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(Path.cwd()).free
     if dense is None:
         return Plan(loaded.path.name, None, None, 0, free_memory, 0, free_disk, (), tuple(problems))
-    names, top_k = loaded.recipe.domain_names, loaded.recipe.assemble.num_experts_per_tok
-    values = sparse_config(dense, expert_names=names, num_experts_per_tok=top_k)
-    sparse = family_of(dense.model_type).config_class(**values)
+    sparse = mixture_config(loaded.recipe, dense)
     sizes = model_size(dense), model_size(sparse)
     memory, disk = _memory(loaded.recipe, dense, sparse, *sizes), _disk(loaded.recipe, *sizes)
     for need, free, what in ((memory, free_memory, "memory"), (disk, free_disk, "disk")):
@@ -135,7 +129,8 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
                 "sizes of the seed, batch_size or sequence_length."
             )
     fits = memory <= free_memory
-    stages = _stages(loaded.recipe, dense, sparse) if fits else ()
+    work = Work(loaded, RunFolder(Path("runs") / loaded.name), Console(file=io.StringIO()))
+    stages = _stages(work, dense, sparse, stage_spending(loaded.recipe, *sizes)) if fits else ()
     return Plan(loaded.path.name, *sizes, memory, free_memory, disk, free_disk, stages, tuple(problems))
 
 
@@ -143,40 +138,11 @@ def _source_problems(loaded: LoadedRecipe) -> list[str]:
     problems = []
     for domain in loaded.recipe.data.domains:
         try:
-            build_source(domain, loaded.path.parent).fingerprint()
+            for source in build_sources(domain, loaded.path.parent).values():
+                source.fingerprint()
         except DataError as error:
             problems.append(f"data.domains, {domain.name}: {error}")
     return problems
-
-
-def _dense_config(loaded: LoadedRecipe) -> tuple[Any | None, list[str]]:
-    """The configuration that seed and experts share, and what is wrong with their checkpoints."""
-    recipe = loaded.recipe
-    given = dict(recipe.experts.checkpoints)
-    if recipe.seed.checkpoint:
-        given = {"seed": recipe.seed.checkpoint} | given
-    if not given:
-        return seed_config(recipe.seed, recipe.data.vocab_size, recipe.data.sequence_length), []
-    problems, whole = [], {}
-    for name, place in given.items():
-        try:
-            checkpoint: Checkpoint = read_checkpoint(resolve_checkpoint(place, loaded.path.parent))
-            check_complete(checkpoint, name)
-            family_of(checkpoint.config["model_type"])
-            whole[name] = checkpoint
-        except CheckpointError as error:
-            problems.append(str(error))
-    if len(whole) > 1:
-        problems += find_differences(whole)
-    if not whole or problems:
-        return None, problems
-    config = AutoConfig.from_pretrained(next(iter(whole.values())).path)
-    if config.max_position_embeddings < recipe.data.sequence_length:
-        problems.append(
-            f"data.sequence_length: {recipe.data.sequence_length} is more than the {config.max_position_embeddings} "
-            "positions of the checkpoints. Lower it."
-        )
-    return config, problems
 
 
 def _memory(recipe: Recipe, dense: Any, sparse: Any, dense_size: ModelSize, sparse_size: ModelSize) -> int:
@@ -200,34 +166,31 @@ def _disk(recipe: Recipe, dense: ModelSize, sparse: ModelSize) -> int:
     return int(4 * (dense.total * num_dense + sparse.total * (num_sparse + 3)) + tokens)
 
 
-def _stages(recipe: Recipe, dense: Any, sparse: Any) -> tuple[StagePlan, ...]:
-    length, names = recipe.data.sequence_length, recipe.domain_names
-    trains_dense = not recipe.experts.checkpoints or recipe.seed.training.num_steps > 0
-    dense_speed = training_speed(dense, language_modeling, build_options(recipe.experts.training, recipe))
+def _stages(work: Work, dense: Any, sparse: Any, spent: Mapping[str, Spending]) -> tuple[StagePlan, ...]:
+    """What will take time, from the tokens that each stage reads and the speed of a few training steps."""
+    recipe = work.recipe
+    dense_options = build_options(recipe.experts.training, recipe)
+    dense_speed = training_speed(dense, language_modeling, dense_options)
     sparse_speed = training_speed(sparse, build_objective(recipe.joint), build_options(recipe.joint, recipe))
-
-    def plan(name: str, section: Any, num_steps: int, speed: float) -> StagePlan:
-        tokens = num_steps * section.batch_size * length
-        return StagePlan(name, tokens, tokens / speed)
-
-    experts = recipe.experts.training
+    combinations = line_up(work)
+    wanted = {*work.training_stages, *(name for combination in combinations for name in combination.needs)}
+    # Where a stage also reads with models that it does not train, its operations say how much longer it takes.
+    per_token = spent["dense"].flops / max(1, spent["dense"].tokens)
     stages = []
-    if trains_dense:
-        stages.append(plan("seed", recipe.seed.training, recipe.seed.training.num_steps, dense_speed))
-        if not recipe.experts.checkpoints:
-            stages += [plan(f"expert-{name}", experts, experts.num_steps, dense_speed) for name in names]
-    stages += [
-        plan(name, section, section.num_steps, sparse_speed)
-        for name, section in (("router", recipe.router), ("joint", recipe.joint))
-    ]
-    if trains_dense:
-        stages.append(plan("dense", experts, dense_steps(recipe), dense_speed))
-    measured = recipe.arena.max_tokens * len(names)
-    # Three ensembles read with every expert; so does each expert alone; average, seed and dense model are one each.
-    seconds = measured * (4 * len(names) + 3) / (_FORWARD_SPEED * dense_speed)
-    seconds += measured * 5 / (_FORWARD_SPEED * sparse_speed)
-    stages.append(StagePlan("arena", measured * (4 * len(names) + 8), seconds))
-    return tuple(stage for stage in stages if stage.tokens)
+    for name, spending in spent.items():
+        if name in wanted and spending.tokens:
+            seconds = spending.tokens / sparse_speed
+            if name not in ("router", "joint"):
+                seconds = spending.flops / per_token / dense_speed if per_token else spending.tokens / dense_speed
+            stages.append(StagePlan(name, spending.tokens, seconds))
+    measured = recipe.arena.max_tokens * len(recipe.domain_names)
+    tokens = sum(measured * combination.num_models for combination in combinations)
+    seconds = sum(
+        measured * combination.num_models / (sparse_speed if combination.kind == "mixture" else dense_speed)
+        for combination in combinations
+    )
+    stages.append(StagePlan("arena", tokens, seconds / _FORWARD_SPEED))
+    return tuple(stages)
 
 
 def _duration(seconds: float) -> str:

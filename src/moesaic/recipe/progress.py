@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -62,3 +63,22 @@ def training_progress(stage: str, options: TrainingOptions, console: Console, ev
     with bar:
         yield on_step
     writer.close()
+
+
+def over_rounds(on_step: OnStep, tokens_per_step: int) -> OnStep:
+    """Count the steps of trainings that follow each other as those of one.
+
+    Args:
+        on_step: Told of every step, numbered through.
+        tokens_per_step: Tokens of a step, the same in all rounds.
+    """
+    done, last = 0, 0
+
+    def counted(record: StepRecord) -> None:
+        nonlocal done, last
+        if record.step <= last:
+            done += last
+        last = record.step
+        on_step(replace(record, step=done + last, num_tokens=(done + last) * tokens_per_step))
+
+    return counted

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from moesaic.recipe.build import build_source, dense_steps
+from moesaic.planning import model_size
+from moesaic.recipe import ensembles
+from moesaic.recipe.build import build_sources, dense_steps, ensemble_training
 from moesaic.recipe.folder import Stage
+from moesaic.recipe.line_up import Combination, line_up
+from moesaic.recipe.sizes import dense_config, mixture_config
+from moesaic.recipe.spending import Spending, stage_spending, total_spending
 from moesaic.recipe.work import Work
 
 
@@ -16,8 +22,40 @@ def plan_road(work: Work) -> list[Stage]:
     A stage's settings are its own part of the recipe and what it reads outside of the run; a change there does it
     again, and what needs it.
     """
-    recipe = work.recipe
-    common = {"sequence_length": recipe.data.sequence_length, "random_seed": recipe.random_seed}
+    stages = [*_members(work), *_mixture(work)]
+    combinations = line_up(work)
+    needed = {name for combination in combinations for name in combination.needs}
+    stages += [stage for stage in _ensembles(work) if stage.name in needed]
+    spent = spent_by_stage(work)
+    rows = [_row(work, combination, total_spending(combination.needs, stages, spent)) for combination in combinations]
+    folders = [work.folder.path / str(row.place) for row in rows]
+    arena = {"num_resamples": work.recipe.arena.num_resamples, "random_seed": work.recipe.random_seed}
+    collect = partial(work.collect_rows, folders)
+    stages += [*rows, Stage("arena", collect, arena, tuple(row.name for row in rows))]
+    text = {"recipe": work.loaded.text}
+    stages.append(Stage("export", work.export, text, ("arena", work.final_stage), place="model"))
+    trained = tuple(stage for stage in work.training_stages if stage != work.final_stage)
+    needs = ("arena", work.final_stage, *trained)
+    stages.append(Stage("report", work.report, text, needs, place="report"))
+    return stages
+
+
+def spent_by_stage(work: Work) -> dict[str, Spending]:
+    """What each stage spends on training; empty where a problem with the checkpoints hides their size."""
+    dense, _ = dense_config(work.loaded)
+    if dense is None:
+        return {}
+    sparse = mixture_config(work.recipe, dense)
+    return stage_spending(work.recipe, model_size(dense), model_size(sparse))
+
+
+def _common(work: Work) -> dict[str, Any]:
+    return {"sequence_length": work.recipe.data.sequence_length, "random_seed": work.recipe.random_seed}
+
+
+def _members(work: Work) -> list[Stage]:
+    """Text, seed and experts."""
+    recipe, common = work.recipe, _common(work)
     stages = [Stage("data", work.prepare_data, _data_settings(work))]
     if work.has_seed:
         stages.append(Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True))
@@ -25,9 +63,15 @@ def plan_road(work: Work) -> list[Stage]:
     for index, name in enumerate(work.expert_stages):
         train = partial(work.train_expert, index)
         stages.append(Stage(name, train, expert | {"index": index}, ("data", "seed"), shared=True))
+    return stages
+
+
+def _mixture(work: Work) -> list[Stage]:
+    """The sparse mixture, and the dense model that reads as much."""
+    recipe, common = work.recipe, _common(work)
     assembly: dict[str, Any] = recipe.assemble.model_dump() | common | {"checkpoints": recipe.experts.checkpoints}
     seed = ("seed",) if work.has_seed else ()
-    stages.append(Stage("assemble", work.assemble, assembly, ("data", *seed, *work.expert_stages)))
+    stages = [Stage("assemble", work.assemble, assembly, ("data", *seed, *work.expert_stages))]
     before = "assemble"
     for name in work.mixture_stages:
         work_on = {"router": work.train_router, "joint": work.train_jointly}[name]
@@ -37,15 +81,56 @@ def plan_road(work: Work) -> list[Stage]:
     if work.has_seed:
         dense = recipe.experts.training.model_dump() | common | {"num_steps": dense_steps(recipe)}
         stages.append(Stage("dense", work.train_dense, dense, ("data", "seed"), shared=True))
-    measured = tuple(stage.name for stage in stages)
-    stages.append(Stage("arena", work.measure, recipe.arena.model_dump(), measured))
-    text = {"recipe": work.loaded.text}
-    stages.append(Stage("export", work.export, text, ("arena", work.final_stage), place="model"))
-    stages.append(Stage("report", work.report, text, ("arena", work.final_stage), place="report"))
     return stages
+
+
+def _ensembles(work: Work) -> list[Stage]:
+    """Every ensemble that is trained; the arena decides which are wanted."""
+    section, common = work.recipe.ensembles, _common(work)
+    needs = ("data", "seed") if section.start == "seed" else ("data",)
+
+    def settings(num_parts: int, **others: Any) -> dict[str, Any]:
+        shape = work.recipe.seed.model_dump(exclude={"training"}) if section.start == "scratch" else None
+        training = ensemble_training(work.recipe, num_parts).model_dump()
+        return {"training": training, "start": section.start, "shape": shape, **others} | common
+
+    bagging, boosting, stacking = section.bagging, section.boosting, section.stacking
+    stages = []
+    for number in range(1, bagging.num_members + 1):
+        bagged = settings(bagging.num_members, max_samples=bagging.max_samples, number=number)
+        apart = settings(bagging.num_members, number=number)
+        stages += [
+            Stage(f"bagging-{number}", partial(ensembles.train_bagged, work, number), bagged, needs, shared=True),
+            Stage(f"deep-{number}", partial(ensembles.train_apart, work, number), apart, needs, shared=True),
+        ]
+    stages.append(Stage("out-of-bag", partial(ensembles.score_out_of_bag, work), {}, ("data", *work.bagging_stages)))
+    rounds = settings(boosting.num_rounds, max_tokens=stacking.max_tokens, **boosting.model_dump())
+    for name, method in (("boosting", "stagewise"), ("reweighting", "reweighting")):
+        train = partial(ensembles.train_boosting, work, method)  # type: ignore[arg-type]
+        stages.append(Stage(name, train, rounds, needs, shared=True))
+    snapshots = settings(1, num_snapshots=section.num_snapshots)
+    stages.append(Stage("snapshots", partial(ensembles.train_snapshots, work), snapshots, needs, shared=True))
+    fitted = stacking.model_dump() | common | {"checkpoints": work.recipe.experts.checkpoints}
+    stages.append(Stage("stackers", partial(ensembles.fit_stackers, work), fitted, ("data", *work.expert_stages)))
+    return stages
+
+
+def _row(work: Work, combination: Combination, spent: Spending) -> Stage:
+    """The stage that measures a combination: a row is measured again when what it is made of changes."""
+    section = work.recipe.arena
+
+    def measure(output: Path) -> None:
+        work.measure_row(combination.name, combination.kind, combination.build(), spent, output)
+
+    settings = section.model_dump(include={"max_tokens", "batch_size"}) | {"spent": [spent.tokens, spent.flops]}
+    settings |= {"checkpoints": work.recipe.experts.checkpoints, "name": combination.name}
+    place = f"rows/{combination.slug}"
+    return Stage(f"row: {combination.name}", measure, settings, ("data", *combination.needs), place=place)
 
 
 def _data_settings(work: Work) -> dict[str, Any]:
     section, folder = work.recipe.data, work.loaded.path.parent
-    fingerprints = [build_source(domain, folder).fingerprint() for domain in section.domains]
+    fingerprints = [
+        [source.fingerprint() for source in build_sources(domain, folder).values()] for domain in section.domains
+    ]
     return section.model_dump() | {"fingerprints": fingerprints, "tokenizer": work.tokenizer_source}

@@ -16,9 +16,11 @@ from moesaic.arena import ArenaTable
 from moesaic.members import quiet_transformers
 from moesaic.recipe.folder import RunFolder, Stage
 from moesaic.recipe.load import load_recipe
+from moesaic.recipe.parallel import train_side_by_side
 from moesaic.recipe.road import plan_road
+from moesaic.recipe.spending import ancestors
 from moesaic.recipe.work import Work, versions
-from moesaic.training import is_main, process_group
+from moesaic.training import is_main, num_processes, process_group
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def run(
     settings: Sequence[str] = (),
     folder: str | Path | None = None,
     until: str | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> Run:
     """Go the whole road of a recipe: data, seed, experts, assemble, router, joint, arena, report, export.
@@ -58,7 +61,9 @@ def run(
         recipe: The YAML file.
         settings: One-off changes, each ``dotted.key=value``.
         folder: The run's folder; ``runs/NAME-OF-RECIPE`` if not given.
-        until: Stop after this stage; go to the end if not given.
+        until: Do this stage and what it needs, nothing else; go to the end if not given.
+        jobs: Independent models that are trained at a time, each in a process of its own with its share of the cores.
+            Rows of the arena are measured one by one, so that their speed means something.
         quiet: Print nothing but warnings.
 
     Raises:
@@ -67,9 +72,11 @@ def run(
         CheckpointError: If a checkpoint is damaged or does not fit.
         TrainingError: If the loss is no longer a number.
         RunError: If the folder holds something else, is in use, or the disk is full.
-        ValueError: If there is no stage called ``until``.
+        ValueError: If there is no stage called ``until``, or ``jobs`` is not 1 or more.
     """
     started = time.perf_counter()
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}.")
     loaded = load_recipe(recipe, settings)
     run_folder = RunFolder(Path(folder) if folder is not None else Path("runs") / loaded.name)
     console = Console(file=io.StringIO()) if quiet else Console()
@@ -80,22 +87,55 @@ def run(
             names = [stage.name for stage in stages]
             if until not in names:
                 raise ValueError(f"until must be one of {', '.join(names)}, got {until!r}.")
-            stages = stages[: 1 + names.index(until)]
+            gone = ancestors([until], stages)
+            stages = [stage for stage in stages if stage.name in gone]
         to_do = run_folder.plan(stages)
         if is_main():
             with run_folder.name_full_disk("the recipe"):
                 (run_folder.path / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
                 _write_lock(run_folder, stages)
-        for stage in to_do:
-            stage_started = time.perf_counter()
-            work.say(f"[bold]{stage.name}[/]  ({stages.index(stage) + 1} of {len(stages)})")
-            run_folder.execute(stage)
-            work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
+        _execute(work, stages, to_do, jobs)
         with run_folder.name_full_disk("the page"):
             result = _result(run_folder, [stage.name for stage in stages])
         if is_main() and until is None:
             _summarize(result, console, bool(to_do), time.perf_counter() - started)
     return result
+
+
+def _execute(work: Work, stages: Sequence[Stage], to_do: Sequence[Stage], jobs: int) -> None:
+    """Do what is to be done: one stage after the other, or training stages that do not need each other together."""
+    together = [stage for stage in to_do if stage.shared] if jobs > 1 and num_processes() == 1 else []
+    done = {stage.name for stage in stages if stage not in to_do}
+    started = time.perf_counter()
+
+    def say_done(stage: Stage) -> None:
+        place = f"{stages.index(stage) + 1} of {len(stages)}"
+        work.say(f"[bold]{stage.name}[/]  ({place}) done after {time.perf_counter() - started:.1f} s")
+
+    for stage in to_do:
+        if stage.name in done:
+            continue
+        if stage in together:
+            ready = [other for other in together if other.name not in done]
+            reachable = _reachable(ready, done)
+            train_side_by_side(
+                work.loaded, work.folder, reachable, done, num_processes=min(jobs, len(reachable)), on_done=say_done
+            )
+            continue
+        stage_started = time.perf_counter()
+        work.say(f"[bold]{stage.name}[/]  ({stages.index(stage) + 1} of {len(stages)})")
+        work.folder.execute(stage)
+        done.add(stage.name)
+        work.say(f"  done in {time.perf_counter() - stage_started:.1f} s")
+
+
+def _reachable(stages: Sequence[Stage], done: set[str]) -> list[Stage]:
+    """The stages that need nothing but each other and what is done."""
+    found: list[Stage] = []
+    for stage in stages:
+        if set(stage.needs) <= done | {other.name for other in found}:
+            found.append(stage)
+    return found
 
 
 def _result(folder: RunFolder, gone: Sequence[str]) -> Run:

@@ -24,6 +24,9 @@ class JsonLinesSource(Section):
     type: Literal["jsonl"]
     path: str = Field(description="The file, relative to the recipe.")
     field: str = Field("text", description="The key that holds the document.")
+    where: dict[str, str] = Field(
+        default_factory=dict, description="Values of other keys; lines with other values are left out."
+    )
 
 
 class ParquetSource(Section):
@@ -79,6 +82,13 @@ class DomainSection(Section):
         description="What the domain and its expert are called: letters, digits, `-` and `_`."
     )
     source: Source = Field(description="Where its documents come from.")
+    validation: Source | None = Field(
+        None,
+        description="Where its validation documents come from; `data.validation_fraction` of the source if not given.",
+    )
+    test: Source | None = Field(
+        None, description="Where its test documents come from; `data.test_fraction` of the source if not given."
+    )
 
 
 class DataSection(Section):
@@ -201,9 +211,73 @@ class MixtureTrainingSection(TrainingSection):
     )
 
 
+class BaggingSection(Section):
+    """Members that each read their own bootstrap sample of all domains; and, beside them, a deep ensemble."""
+
+    num_members: Annotated[int, Field(ge=2)] = Field(4, description="Number of members.")
+    max_samples: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Documents drawn for each member, as a share of each domain's."
+    )
+
+
+class BoostingSection(Section):
+    """Members that each learn what those before it left undone."""
+
+    num_rounds: Annotated[int, Field(ge=2)] = Field(3, description="Rounds at most; the first is a plain member.")
+    shrinkage: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Weight of every member after the first in stagewise boosting."
+    )
+
+
+class StackingSection(Section):
+    """Combiners fitted on text that no expert was trained on: that of the validation split."""
+
+    max_tokens: PositiveInt = Field(8192, description="Validation tokens of each domain, in whole documents.")
+    num_steps: PositiveInt = Field(300, description="Optimizer steps of the stackers that are trained.")
+    learning_rate: PositiveFloat = Field(5e-3, description="Their learning rate.")
+    forgetting: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.95, description="Exponent on the evidence of each step back, where a stacker remembers what it read."
+    )
+
+
+class EnsemblesSection(Section):
+    """Ensembles that are trained beside the experts, for the arena, on all domains."""
+
+    start: Literal["seed", "scratch"] = Field(
+        "seed", description="Where their members begin: at the seed, or at random weights of its shape."
+    )
+    training: TrainingSection | None = Field(
+        None,
+        description="Training of each member, round or of all snapshots together. If not given: the experts', with as "
+        "many steps as give the ensemble the tokens of the whole mixture road.",
+    )
+    bagging: BaggingSection = Field(default_factory=BaggingSection, description="Bagging and the deep ensemble.")
+    boosting: BoostingSection = Field(default_factory=BoostingSection, description="Both forms of boosting.")
+    num_snapshots: Annotated[int, Field(ge=2)] = Field(4, description="Snapshots of one training.")
+    stacking: StackingSection = Field(default_factory=StackingSection, description="Stackers over the experts.")
+
+
+class BudgetSection(Section):
+    """What a row of the arena may use, its members' training included."""
+
+    training_tokens: PositiveInt | None = Field(
+        None, description="Training tokens; those of the whole mixture road if not given."
+    )
+    training_flops: PositiveFloat | None = Field(None, description="Training FLOPs; not limited if not given.")
+
+
 class ArenaSection(Section):
     """The table in which every way of combining the experts is measured."""
 
+    combinations: Literal["road", "standard"] | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        "road",
+        description="What is measured: `road` is what the recipe makes anyway and the ensembles that need no training, "
+        "`standard` is everything, a list names what it wants.",
+    )
+    num_seeds: PositiveInt = Field(
+        1, description="Times that `moesaic arena` goes the road, each with the next random seed."
+    )
+    budget: BudgetSection = Field(default_factory=BudgetSection, description="What a row may use in all.")
     max_tokens: PositiveInt = Field(16384, description="Test tokens of each domain, in whole documents.")
     batch_size: PositiveInt = Field(16, description="Sequences measured at once.")
     num_resamples: PositiveInt = Field(1000, description="Bootstrap resamples behind each confidence interval.")
@@ -223,6 +297,9 @@ class Recipe(Section):
     )
     joint: MixtureTrainingSection = Field(
         default_factory=lambda: MixtureTrainingSection(num_steps=150), description="Training of everything."
+    )
+    ensembles: EnsemblesSection = Field(
+        default_factory=EnsemblesSection, description="Ensembles that the arena may measure beside the mixture."
     )
     arena: ArenaSection = Field(default_factory=ArenaSection, description="The table.")
 

@@ -17,7 +17,16 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from moesaic.arena import ArenaTable, Bootstrap, Row
+from moesaic.arena import (
+    ArenaTable,
+    Bootstrap,
+    Row,
+    active_parameters,
+    measure,
+    oracle_row,
+    total_parameters,
+)
+from moesaic.arena.rows import Kind
 from moesaic.data import (
     BatchSampler,
     EvaluationBlocks,
@@ -28,6 +37,7 @@ from moesaic.data import (
     tokenize_domain,
     train_tokenizer,
 )
+from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
 from moesaic.members import CausalLM, load_network, read_checkpoint
@@ -36,15 +46,15 @@ from moesaic.recipe.build import (
     build_objective,
     build_options,
     build_seed,
-    build_source,
+    build_sources,
     dense_steps,
     resolve_checkpoint,
 )
 from moesaic.recipe.folder import RunFolder
-from moesaic.recipe.line_up import LineUp
 from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.progress import training_progress
 from moesaic.recipe.schema import Recipe
+from moesaic.recipe.spending import Spending
 from moesaic.training import (
     FEED_FORWARD_ONLY,
     ROUTER_ONLY,
@@ -60,6 +70,7 @@ ROUTERS: tuple[RouterMethod, ...] = ("random", "prototypes", "ridge")
 
 SPLITS = ("train", "validation", "test")
 HISTORY = "history.json"
+ROW = "row.json"
 TABLE = "table.json"
 
 
@@ -86,7 +97,7 @@ class Work:
         domains = [
             load_domain(
                 domain.name,
-                build_source(domain, self.loaded.path.parent),
+                **build_sources(domain, self.loaded.path.parent),
                 validation_fraction=section.validation_fraction,
                 test_fraction=section.test_fraction,
                 max_bytes=max_bytes,
@@ -126,12 +137,41 @@ class Work:
 
     def test_blocks(self) -> dict[str, EvaluationBlocks]:
         """The test documents of every domain, cut into windows."""
-        section = self.recipe.arena
+        return self._blocks("test", self.recipe.arena.max_tokens)
+
+    def validation_blocks(self) -> dict[str, EvaluationBlocks]:
+        """The validation documents of every domain, cut into windows.
+
+        Raises:
+            DataError: If a domain has none.
+        """
+        for domain in self.domains:
+            if not domain.validation.num_documents:
+                raise DataError(
+                    f"Domain {domain.name!r} has no document to fit a combiner on: all fell to training and testing. "
+                    "Raise data.validation_fraction."
+                )
+        return self._blocks("validation", self.recipe.ensembles.stacking.max_tokens)
+
+    def _blocks(self, split: str, max_tokens: int) -> dict[str, EvaluationBlocks]:
         length = self.recipe.data.sequence_length
         return {
-            domain.name: evaluation_blocks(domain.test, sequence_length=length, max_tokens=section.max_tokens)
+            domain.name: evaluation_blocks(getattr(domain, split), sequence_length=length, max_tokens=max_tokens)
             for domain in self.domains
         }
+
+    @cached_property
+    def experts(self) -> list[CausalLM]:
+        """The experts, in the order of the domains."""
+        return [
+            CausalLM(name, load_network(path), self.tokenizer)
+            for name, path in zip(self.recipe.domain_names, self.expert_paths(), strict=True)
+        ]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that every expert knows."""
+        return self.experts[0].network.config.vocab_size
 
     # training
 
@@ -142,7 +182,8 @@ class Work:
             network = build_seed(section, self.tokenizer, recipe.data.sequence_length, recipe.random_seed)
         else:
             network = load_network(read_checkpoint(self.resolve(section.checkpoint)).path)
-        self._train(network, output, "seed", build_options(section.training, recipe), language_modeling)
+        options = build_options(section.training, recipe)
+        self.train(network, output, "seed", options, language_modeling, self.sampler(options))
 
     def train_expert(self, index: int, output: Path) -> None:
         """Train a branch of the seed on one domain."""
@@ -150,42 +191,38 @@ class Work:
         scales = FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
         options = build_options(section.training, recipe, scales)
         title = f"expert-{recipe.domain_names[index]}"
-        self._train(self.load_stage("seed"), output, title, options, language_modeling, [index])
+        self.train(self.load_stage("seed"), output, title, options, language_modeling, self.sampler(options, [index]))
 
     def train_dense(self, output: Path) -> None:
         """Train the seed on, on all domains, with the same tokens as experts, router and joint training together."""
         section = self.recipe.experts.training.model_copy(update={"num_steps": dense_steps(self.recipe)})
-        self._train(self.load_stage("seed"), output, "dense", build_options(section, self.recipe), language_modeling)
+        options = build_options(section, self.recipe)
+        self.train(self.load_stage("seed"), output, "dense", options, language_modeling, self.sampler(options))
 
     def train_router(self, output: Path) -> None:
         """Train the routers of the assembled mixture, all else frozen."""
         section = self.recipe.router
         options = build_options(section, self.recipe, ROUTER_ONLY)
-        self._train(self.load_stage("assemble"), output, "router", options, build_objective(section))
+        network = self.load_stage("assemble")
+        self.train(network, output, "router", options, build_objective(section), self.sampler(options))
 
     def train_jointly(self, output: Path) -> None:
         """Train the whole mixture."""
         section = self.recipe.joint
         network = self.load_stage("router" if self.recipe.router.num_steps else "assemble")
-        self._train(network, output, "joint", build_options(section, self.recipe), build_objective(section))
+        options = build_options(section, self.recipe)
+        self.train(network, output, "joint", options, build_objective(section), self.sampler(options))
 
-    def _train(
+    def train(
         self,
         network: PreTrainedModel,
         output: Path,
         title: str,
         options: TrainingOptions,
         objective: Objective,
-        domains: Sequence[int] | None = None,
+        sampler: BatchSampler,
     ) -> None:
-        """Train a network on some of the domains and save it with its history."""
-        chosen = range(len(self.domains)) if domains is None else domains
-        sampler = BatchSampler(
-            [self.domains[index].train for index in chosen],
-            batch_size=options.batch_size,
-            sequence_length=options.sequence_length,
-            seed=options.seed,
-        )
+        """Train a network and save it with its history."""
         checkpoints = output / "checkpoints"
         events = self.folder.path / "tensorboard" / title
         with training_progress(title, options, self.console, events) as on_step:
@@ -195,6 +232,16 @@ class Work:
             self.tokenizer.save_pretrained(output / "model")
             (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
             shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def sampler(self, options: TrainingOptions, domains: Sequence[int] | None = None) -> BatchSampler:
+        """The batches of a training stage, from the training documents of all domains or some."""
+        chosen = range(len(self.domains)) if domains is None else domains
+        return BatchSampler(
+            [self.domains[index].train for index in chosen],
+            batch_size=options.batch_size,
+            sequence_length=options.sequence_length,
+            seed=options.seed,
+        )
 
     # assembly
 
@@ -241,32 +288,36 @@ class Work:
 
     # measuring and handing over
 
-    def measure(self, output: Path) -> None:
-        """Measure every way of combining the experts on the test documents of every domain."""
-        line_up = LineUp(self.test_blocks(), self.recipe.arena.batch_size, self._say_row)
-        spent = self.training_tokens()
-        experts = [
-            CausalLM(name, load_network(path), self.tokenizer)
-            for name, path in zip(self.recipe.domain_names, self.expert_paths(), strict=True)
-        ]
-        rows: list[Row] = []
-        if self.has_seed:
-            rows.append(line_up.reference("seed", self.load_stage("seed"), spent["seed"]))
-        rows += line_up.experts(experts, spent["expert"])
-        rows += line_up.ensembles(experts, spent["experts"])
-        assembly = self.folder.stage_folder("assemble")
-        routers = self.routers(assembly)
-        rows += line_up.untrained(self.load_stage("assemble"), routers, spent["experts"])
-        for stage, name in {"router": "mixture, router trained", "joint": "mixture, trained jointly"}.items():
-            if stage in spent:
-                rows.append(line_up.row(name, "mixture", self.load_stage(stage), spent[stage]))
-        if self.has_seed:
-            rows.append(line_up.dense(self.load_stage("dense"), spent["dense"]))
-        bootstrap = Bootstrap(self.recipe.arena.num_resamples, self.recipe.random_seed)
-        table = ArenaTable(tuple(rows), self.recipe.domain_names, bootstrap)
+    def measure_row(self, name: str, kind: Kind, network: Any, spent: Spending, output: Path) -> None:
+        """Measure one way of combining on the test documents of every domain."""
+        measured = measure(network, self.test_blocks(), batch_size=self.recipe.arena.batch_size, name=name)
+        row = Row(
+            name=name,
+            kind=kind,
+            scores=measured.scores,
+            total_parameters=total_parameters(network),
+            active_parameters=active_parameters(network),
+            tokens_per_second=measured.tokens_per_second,
+            training_tokens=spent.tokens,
+        )
+        table = self._table([row])
+        self.say(f"  {table.mean(row).value:.3f} nats per token")
+        (output / ROW).write_text(table.to_json())
+
+    def collect_rows(self, folders: Sequence[Path], output: Path) -> None:
+        """Put all rows into one table, with an oracle that always asks the domain's own expert."""
+        rows = [row for folder in folders for row in ArenaTable.from_json((folder / ROW).read_text()).rows]
+        experts = [row for row in rows if row.kind == "expert"]
+        if len(experts) == len(self.recipe.domain_names):
+            rows.insert(1 + rows.index(experts[-1]), oracle_row(experts, self.recipe.domain_names))
+        table = self._table(rows)
         (output / TABLE).write_text(table.to_json())
         (output / "table.md").write_text(table.to_markdown())
         (output / "table.csv").write_text(table.to_csv())
+
+    def _table(self, rows: Sequence[Row]) -> ArenaTable:
+        bootstrap = Bootstrap(self.recipe.arena.num_resamples, self.recipe.random_seed)
+        return ArenaTable(tuple(rows), self.recipe.domain_names, bootstrap)
 
     @property
     def table(self) -> ArenaTable:
@@ -329,6 +380,16 @@ class Work:
         return tuple(f"expert-{name}" for name in self.recipe.domain_names)
 
     @property
+    def bagging_stages(self) -> tuple[str, ...]:
+        """The stages that train bagged members."""
+        return tuple(f"bagging-{number}" for number in range(1, self.recipe.ensembles.bagging.num_members + 1))
+
+    @property
+    def deep_stages(self) -> tuple[str, ...]:
+        """The stages that train the members of a deep ensemble."""
+        return tuple(f"deep-{number}" for number in range(1, self.recipe.ensembles.bagging.num_members + 1))
+
+    @property
     def mixture_stages(self) -> tuple[str, ...]:
         """The stages that train the assembled mixture."""
         return tuple(name for name in ("router", "joint") if getattr(self.recipe, name).num_steps)
@@ -355,22 +416,6 @@ class Work:
         """Where a checkpoint of the recipe is."""
         return resolve_checkpoint(checkpoint, self.loaded.path.parent)
 
-    def training_tokens(self) -> dict[str, int]:
-        """Tokens on which models were trained when each stage is done, those of the stages before included."""
-        recipe, length = self.recipe, self.recipe.data.sequence_length
-
-        def tokens(section: Any) -> int:
-            return section.num_steps * section.batch_size * length
-
-        seed = tokens(recipe.seed.training) if self.has_seed else 0
-        expert = 0 if recipe.experts.checkpoints else tokens(recipe.experts.training)
-        spent = {"seed": seed, "expert": seed + expert, "experts": seed + expert * len(recipe.domain_names)}
-        total = spent["experts"]
-        for stage in self.mixture_stages:
-            total += tokens(getattr(recipe, stage))
-            spent[stage] = total
-        return spent | {"dense": seed + dense_steps(recipe) * recipe.experts.training.batch_size * length}
-
     def history(self, stage: str) -> list[dict[str, Any]]:
         """The records of a finished training stage."""
         return json.loads((self.folder.stage_folder(stage) / HISTORY).read_text())
@@ -383,10 +428,6 @@ class Work:
         """Show a line."""
         if is_main():
             self.console.print(line, highlight=False)
-
-    def _say_row(self, row: Row) -> None:
-        means = [scores.nats_per_token for scores in row.scores.values()]
-        self.say(f"  {row.name:32} {sum(means) / len(means):.3f} nats per token")
 
 
 def versions() -> Mapping[str, str]:

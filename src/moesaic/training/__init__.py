@@ -18,7 +18,7 @@ from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
-from moesaic.training.processes import is_main, process_group, training_device, wait_for_all
+from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
@@ -86,7 +86,11 @@ __all__ = [
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
+<<<<<<< HEAD
     "out_of_bag_accuracy",
+=======
+    "num_processes",
+>>>>>>> main
     "out_of_bag_nats",
     "out_of_bag_probabilities",
     "out_of_fold_logits",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moesaic.combiners import Combiner
 from moesaic.data import NOT_SCORED, EvaluationBlocks
+from moesaic.tasks import next_token_nats
 
 MAX_VALUES = 2**27
 """Scores that are held in memory at most: half a gigabyte."""
@@ -28,11 +28,13 @@ class HeldOut:
         member_logits: Scores of every member, ``(member, row, position, vocab)``.
         input_ids: What the members read, ``(row, position)``.
         labels: The right answers, ``NOT_SCORED`` where there is none, ``(row, position)``.
+        row_weights: How much each answer of a row counts; all the same if not given.
     """
 
     member_logits: Float[Tensor, "member row position vocab"]
     input_ids: Int[Tensor, "row position"]
     labels: Int[Tensor, "row position"]
+    row_weights: Float[Tensor, " row"] | None = None
 
     @classmethod
     def of_examples(cls, member_logits: Float[Tensor, "member row vocab"], labels: Int[Tensor, " row"]) -> HeldOut:
@@ -49,9 +51,16 @@ class HeldOut:
             columns.append(log_probabilities.gather(-1, self.labels[scored].unsqueeze(-1)).squeeze(-1))
         return torch.stack(columns, dim=-1)
 
+    @property
+    def target_weights(self) -> Float[Tensor, " scored"]:
+        """How much each right answer counts."""
+        weights = torch.ones(len(self)) if self.row_weights is None else self.row_weights
+        return weights.unsqueeze(1).expand_as(self.labels)[self.labels != NOT_SCORED]
+
     def take(self, rows: slice | Tensor) -> HeldOut:
         """Some of the rows."""
-        return HeldOut(self.member_logits[:, rows], self.input_ids[rows], self.labels[rows])
+        weights = None if self.row_weights is None else self.row_weights[rows]
+        return HeldOut(self.member_logits[:, rows], self.input_ids[rows], self.labels[rows], weights)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,16 +106,23 @@ def collect_held_out(
 
 
 def join_held_out(parts: Sequence[HeldOut]) -> HeldOut:
-    """The rows of several domains, one after the other."""
+    """The rows of several domains, one after the other; each domain counts the same, however many answers it has."""
+    counts = [int((part.labels != NOT_SCORED).sum()) for part in parts]
+    mean = sum(counts) / len(counts)
     return HeldOut(
         torch.cat([part.member_logits for part in parts], dim=1),
         torch.cat([part.input_ids for part in parts]),
         torch.cat([part.labels for part in parts]),
+        torch.cat([torch.full((len(part),), mean / count) for part, count in zip(parts, counts, strict=True)]),
     )
 
 
 def fit_weights(
-    target_log_probabilities: Float[Tensor, "row member"], *, tolerance: float = 1e-6, max_steps: int = 20_000
+    target_log_probabilities: Float[Tensor, "row member"],
+    row_weights: Float[Tensor, " row"] | None = None,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 20_000,
 ) -> Float[Tensor, " member"]:
     """The constant weights under which the held-out answers are likeliest, ``max_w Σ_r log Σ_m w_m p_m(r)``.
 
@@ -117,6 +133,7 @@ def fit_weights(
 
     Args:
         target_log_probabilities: Log-probability that each member gives to the right answer of each row.
+        row_weights: How much each row counts; all the same if not given.
         tolerance: Nats per row that may be missing from the optimum.
         max_steps: Steps at most.
 
@@ -139,17 +156,27 @@ def fit_weights(
     log_probabilities = target_log_probabilities.double()
     # Rows are scaled by their largest probability, which changes no weight and keeps small ones from vanishing.
     probabilities = (log_probabilities - log_probabilities.amax(dim=1, keepdim=True)).exp()
+    shares = _shares(row_weights, num_rows)
     weights = torch.full((num_members,), 1 / num_members, dtype=torch.float64)
     for _ in range(max_steps):
-        gain = (probabilities / (probabilities @ weights).unsqueeze(1)).mean(dim=0)
+        gain = shares @ (probabilities / (probabilities @ weights).unsqueeze(1))
         if gain.max().log() < tolerance:
             break
         weights = weights * gain
     return (weights / weights.sum()).float()
 
 
+def _shares(row_weights: Tensor | None, num_rows: int) -> Tensor:
+    """The rows' weights, scaled to sum to 1."""
+    weights = torch.ones(num_rows, dtype=torch.float64) if row_weights is None else row_weights.double()
+    return weights / weights.sum()
+
+
 def select_greedily(
-    target_log_probabilities: Float[Tensor, "row member"], *, num_rounds: int = 50
+    target_log_probabilities: Float[Tensor, "row member"],
+    row_weights: Float[Tensor, " row"] | None = None,
+    *,
+    num_rounds: int = 50,
 ) -> Float[Tensor, " member"]:
     """Weights from greedy ensemble selection: add, again and again, the member that helps most.
 
@@ -158,6 +185,7 @@ def select_greedily(
 
     Args:
         target_log_probabilities: Log-probability that each member gives to the right answer of each row.
+        row_weights: How much each row counts; all the same if not given.
         num_rounds: Members added at most.
 
     Raises:
@@ -175,11 +203,12 @@ def select_greedily(
             f"{len(target_log_probabilities)} rows and num_rounds={num_rounds}."
         )
     probabilities = target_log_probabilities.double().exp()
+    shares = _shares(row_weights, len(probabilities))
     total = torch.zeros(len(probabilities), dtype=torch.float64)
     counts = torch.zeros(probabilities.shape[1], dtype=torch.float64)
     best_loss, best_counts = float("inf"), counts
     for number in range(1, num_rounds + 1):
-        losses = -((total.unsqueeze(1) + probabilities) / number).clamp_min(1e-300).log().mean(dim=0)
+        losses = -(shares @ ((total.unsqueeze(1) + probabilities) / number).clamp_min(1e-300).log())
         chosen = int(losses.argmin())
         total += probabilities[:, chosen]
         counts[chosen] += 1
@@ -192,7 +221,8 @@ def combined_nats(combiner: Combiner, held_out: HeldOut) -> Tensor:
     """Mean negative log-likelihood of the right answers under a combiner, in nats; gradients reach its parameters."""
     mask = torch.ones_like(held_out.input_ids, dtype=torch.bool)
     logits = combiner(held_out.member_logits, held_out.input_ids, mask).logits
-    return F.cross_entropy(logits.flatten(0, 1), held_out.labels.flatten(), ignore_index=NOT_SCORED)
+    weights = held_out.target_weights
+    return (weights * next_token_nats(logits, held_out.labels)[held_out.labels != NOT_SCORED]).sum() / weights.sum()
 
 
 def fit_combiner(
@@ -256,11 +286,11 @@ def fit_combiner(
 
 @torch.no_grad()
 def _kept_nats(combiner: Combiner, kept: HeldOut, batch_size: int) -> float:
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     for start in range(0, len(kept), batch_size):
         part = kept.take(slice(start, start + batch_size))
-        scored = int((part.labels != NOT_SCORED).sum())
-        if scored:
-            total += float(combined_nats(combiner, part)) * scored
-            count += scored
-    return total / max(1, count)
+        weight = float(part.target_weights.sum())
+        if weight:
+            total += float(combined_nats(combiner, part)) * weight
+            count += weight
+    return total / count if count else float("inf")

@@ -1,0 +1,114 @@
+"""Cells in sections, drawn the same way for every table: for a terminal, in Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+NAME = "way of combining"
+
+_WIDEST_NAME = 32
+"""Columns of a terminal that names get; longer ones go over several lines."""
+
+_STYLES = {"mixture": "bold", "reference": "dim"}
+
+
+@dataclass(frozen=True)
+class GridColumn:
+    """A heading and the cells below it."""
+
+    heading: str
+    cells: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Characters of the widest cell, and one between columns."""
+        return 1 + max(len(cell) for cell in (self.heading, *self.cells))
+
+
+@dataclass(frozen=True)
+class GridSection:
+    """Columns that belong together, under a title."""
+
+    title: str
+    columns: tuple[GridColumn, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn.
+
+    Attributes:
+        names: The name of every row.
+        kinds: The kind of every row, which decides how it looks in a terminal.
+        sections: The columns.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    sections: tuple[GridSection, ...]
+
+    def to_rich(self, width: int) -> RenderableType:
+        """As few tables as ``width`` columns of a terminal allow; no figure is ever cut."""
+        return Group(*(self._table(title, columns) for title, columns in self._fit(width)))
+
+    def _fit(self, width: int) -> list[tuple[str, list[GridColumn]]]:
+        """Sections side by side where they fit, else below each other, and in parts where one alone is too wide."""
+        room = width - min(_WIDEST_NAME, GridColumn(NAME, self.names).width) - 1
+        parts: list[tuple[str, list[GridColumn]]] = []
+        left = 0
+        for section in self.sections:
+            if not parts or left < sum(column.width for column in section.columns):
+                parts.append((section.title, []))
+                left = room
+            for column in section.columns:
+                if left < column.width and parts[-1][1]:
+                    parts.append((f"{section.title}, continued", []))
+                    left = room
+                parts[-1][1].append(column)
+                left -= column.width
+        return parts
+
+    def _table(self, title: str, columns: Sequence[GridColumn]) -> Table:
+        table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+        table.add_column(NAME, max_width=_WIDEST_NAME)
+        for column in columns:
+            table.add_column(escape(column.heading), justify="right", no_wrap=True)
+        for number, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
+            cells = (escape(column.cells[number]) for column in columns)
+            table.add_row(escape(name), *cells, style=_STYLES.get(kind))
+        return table
+
+    def to_markdown(self) -> str:
+        """One table a section, each under its title: wide ones cannot be read on a page."""
+        parts = []
+        for section in self.sections:
+            header = [NAME, *(column.heading for column in section.columns)]
+            lines = [_line(header), "| --- |" + " ---: |" * (len(header) - 1)]
+            lines += [
+                _line([name, *(column.cells[number] for column in section.columns)])
+                for number, name in enumerate(self.names)
+            ]
+            parts.append(f"**{section.title}**\n\n" + "\n".join(lines) + "\n")
+        return "\n".join(parts)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def write_csv(rows: Iterable[dict[str, object]]) -> str:
+    """Rows as CSV, an empty cell where there is no figure."""
+    listed = list(rows)
+    output = io.StringIO()
+    writer = csv.DictWriter(output, fieldnames=list(listed[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return output.getvalue()
