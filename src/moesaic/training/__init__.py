@@ -86,11 +86,8 @@ __all__ = [
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
-<<<<<<< HEAD
-    "out_of_bag_accuracy",
-=======
     "num_processes",
->>>>>>> main
+    "out_of_bag_accuracy",
     "out_of_bag_nats",
     "out_of_bag_probabilities",
     "out_of_fold_logits",
