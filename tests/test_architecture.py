@@ -22,6 +22,7 @@ ORDER = [
     "moe",
     "mixture",
     "text_mixture",
+    "module_mixture",
     "training",
     "arena",
     "explanation",

@@ -13,7 +13,7 @@ from moesaic.combiners import (
     Tempered,
     Weighted,
 )
-from moesaic.testing import check_combiner
+from moesaic.testing import check_combiner, check_module_combiner
 
 
 class TrainedStacker(Stacked):
@@ -55,6 +55,12 @@ CASES = {
 def test_every_combiner_keeps_the_contract(name):
     make, learns = CASES[name]
     check_combiner(make, learns=learns)
+
+
+@pytest.mark.parametrize("name", [name for name, (make, _) in CASES.items() if not make().reads_tokens])
+def test_every_combiner_that_reads_no_tokens_keeps_the_contract_for_classifiers(name):
+    make, learns = CASES[name]
+    check_module_combiner(make, learns=learns)
 
 
 def test_every_registered_combiner_is_checked():

@@ -6,12 +6,15 @@ from moesaic.data.batches import (
     BatchSampler,
     EvaluationBlocks,
     PackedDocuments,
+    Sampler,
     TokenizedDomain,
+    TrainingBatch,
     evaluation_blocks,
     pack_documents,
     tokenize_domain,
 )
 from moesaic.data.domains import Domain, load_domain
+from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
 from moesaic.data.resample import (
     Rows,
@@ -43,15 +46,20 @@ __all__ = [
     "Data",
     "Domain",
     "EvaluationBlocks",
+    "ExampleBatch",
+    "ExampleSampler",
+    "Examples",
     "HubDataset",
     "JsonLines",
     "MachineText",
     "PackedDocuments",
     "Parquet",
     "Rows",
+    "Sampler",
     "Source",
     "TextFolder",
     "TokenizedDomain",
+    "TrainingBatch",
     "bootstrap",
     "check_unseen",
     "document_fingerprints",

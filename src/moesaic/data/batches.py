@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
@@ -104,6 +104,31 @@ def tokenize_domain(domain: Domain, tokenizer: PreTrainedTokenizerBase, *, seque
     )
 
 
+class TrainingBatch(Protocol):
+    """What the training loop asks of a batch; what is in it is between the sampler and the objective."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        ...
+
+    def rows(self, first: int, end: int) -> TrainingBatch:
+        """Some of its rows."""
+        ...
+
+    def to(self, device: Any) -> TrainingBatch:
+        """The batch on another device."""
+        ...
+
+
+class Sampler(Protocol):
+    """Gives the batch of each step; a function of the step alone, so that training can be continued."""
+
+    def batch(self, step: int) -> TrainingBatch:
+        """The batch of a step."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Sequences to train on.
@@ -117,6 +142,11 @@ class Batch:
     input_ids: Int[Tensor, "batch position"]
     labels: Int[Tensor, "batch position"]
     domain_index: Int[Tensor, " batch"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        return self.input_ids.device
 
     def rows(self, first: int, end: int) -> Batch:
         """Some of the sequences."""

@@ -1,10 +1,23 @@
 """One loop, what it minimizes, and how it is resumed and shared over processes."""
 
+from moesaic.training.bagging import Bag, bag, out_of_bag_accuracy, out_of_bag_probabilities
+from moesaic.training.boosting import BoostedClassifiers, Votes, adaboost, gradient_boost
+from moesaic.training.classification import (
+    Classification,
+    EstimatorLearner,
+    Learner,
+    NetworkLearner,
+    accuracy,
+    predict_logits,
+    regression,
+    sample_examples,
+)
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
+from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
 from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
@@ -33,20 +46,31 @@ from moesaic.training.validation import validation_nats
 __all__ = [
     "FEED_FORWARD_ONLY",
     "ROUTER_ONLY",
+    "Bag",
     "Boosted",
+    "BoostedClassifiers",
     "BoostingMethod",
+    "Classification",
     "DocumentSample",
+    "EstimatorLearner",
     "HeldOut",
+    "Learner",
     "Losses",
+    "NetworkLearner",
     "Objective",
     "OnStep",
+    "OutOfFold",
     "ReweightedLanguageModeling",
     "SparseLanguageModeling",
     "StagewiseLanguageModeling",
     "StepRecord",
     "TrainingOptions",
+    "Votes",
+    "accuracy",
+    "adaboost",
     "add_up",
     "average_parameters",
+    "bag",
     "boost",
     "collect_held_out",
     "combined_nats",
@@ -56,16 +80,23 @@ __all__ = [
     "fit_snapshots",
     "fit_step_sizes",
     "fit_weights",
+    "gradient_boost",
     "greedy_soup",
     "is_main",
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
     "num_processes",
+    "out_of_bag_accuracy",
     "out_of_bag_nats",
+    "out_of_bag_probabilities",
+    "out_of_fold_logits",
+    "predict_logits",
     "process_group",
+    "regression",
     "resolve_precision",
     "sample_documents",
+    "sample_examples",
     "select_greedily",
     "train",
     "training_device",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moesaic.data import Batch, BatchSampler
+from moesaic.data import Sampler, TrainingBatch
 from moesaic.errors import TrainingError
 from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
 from moesaic.training.memory import keep_memory_warm
@@ -24,7 +24,7 @@ from moesaic.training.records import OnStep, StepRecord
 
 def fit(
     network: nn.Module,
-    sampler: BatchSampler,
+    sampler: Sampler,
     objective: Objective,
     options: TrainingOptions,
     *,
@@ -115,7 +115,7 @@ class _StepLosses(nn.Module):
         self.network = network
         self.objective = objective
 
-    def forward(self, batch: Batch) -> Losses:
+    def forward(self, batch: TrainingBatch) -> Losses:
         return self.objective(self.network, batch)
 
 
@@ -125,18 +125,18 @@ def _share(step_losses: _StepLosses, device: torch.device) -> nn.Module:
     return DistributedDataParallel(step_losses, device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def _accumulate(step_losses: nn.Module, batch: Batch, options: TrainingOptions) -> dict[str, float]:
+def _accumulate(step_losses: nn.Module, batch: TrainingBatch, options: TrainingOptions) -> dict[str, float]:
     """Add up the gradients of a batch, part by part; return the mean losses over parts and processes."""
     num_parts = options.gradient_accumulation_steps
     rows = options.batch_size // (num_parts * num_processes())
-    dtype = resolve_precision(options.precision, batch.input_ids.device)
+    dtype = resolve_precision(options.precision, batch.device)
     sums: dict[str, Tensor] = {}
     for part in range(num_parts):
         first = (part * num_processes() + rank()) * rows
         last_part = part == num_parts - 1
         wait = contextlib.nullcontext() if last_part or num_processes() == 1 else step_losses.no_sync()  # type: ignore[operator]
         with wait:
-            with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
+            with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
                 losses: Losses = step_losses(batch.rows(first, first + rows))
             (losses.total / num_parts).backward()
         for name, value in {"loss": losses.total, **losses.parts}.items():

@@ -47,8 +47,8 @@ class Losses:
     parts: dict[str, Tensor]
 
 
-Objective = Callable[[Any, Batch], Losses]
-"""Computes the losses of a network on a batch."""
+Objective = Callable[[Any, Any], Losses]
+"""Computes the losses of a network on a batch of the kind that the sampler gives."""
 
 
 def language_modeling(network: nn.Module, batch: Batch) -> Losses:

@@ -19,8 +19,8 @@ class TrainingOptions:
 
     Attributes:
         num_steps: Number of optimizer steps.
-        batch_size: Sequences in an optimizer step, over all processes and accumulated parts together.
-        sequence_length: Tokens that the model reads in a sequence.
+        batch_size: Sequences or examples in an optimizer step, over all processes and accumulated parts together.
+        sequence_length: Tokens that the model reads in a sequence; not looked at where it learns from examples.
         learning_rate: Highest learning rate, reached after the warm-up.
         learning_rate_scales: Factor on the learning rate of the parameters whose name matches a pattern (``*`` matches
             anything); the last pattern that matches counts, and 0 freezes.

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from moesaic.data import BatchSampler
+from moesaic.data import Sampler
 from moesaic.training.loop import fit
 from moesaic.training.objectives import Objective
 from moesaic.training.options import TrainingOptions
@@ -19,7 +19,7 @@ from moesaic.training.records import OnStep
 
 def fit_round(
     network: nn.Module,
-    sampler: BatchSampler,
+    sampler: Sampler,
     objective: Objective,
     options: TrainingOptions,
     *,
