@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moesaic.members import load_member
     from moesaic.mixture import Mixture
     from moesaic.moe import assemble
-    from moesaic.recipe import check, run
+    from moesaic.recipe import check, compare, run
     from moesaic.text_mixture import TextMixture
     from moesaic.training import train
 
@@ -29,6 +29,7 @@ __all__ = [
     "assemble",
     "check",
     "combiners",
+    "compare",
     "evaluate",
     "export",
     "generate",
@@ -42,6 +43,7 @@ _HOMES = {
     "TextMixture": "moesaic.text_mixture",
     "assemble": "moesaic.moe",
     "check": "moesaic.recipe",
+    "compare": "moesaic.recipe",
     "evaluate": "moesaic.arena",
     "export": "moesaic.formats",
     "generate": "moesaic.explanation",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+import moesaic
 from moesaic.cli.options import Jobs, RecipePath, RunPath, Settings, SortKey
-from moesaic.recipe import compare
 
 
 def arena(
@@ -16,7 +16,7 @@ def arena(
     The recipe's arena.combinations says which; all have the same data and budget. Trains what they are made of and
     nothing else. Prints the table and writes it as Markdown, CSV, JSON and a figure into the run's folder.
     """
-    comparison = compare(recipe, settings=set_ or (), folder=folder, jobs=jobs)
+    comparison = moesaic.compare(recipe, settings=set_ or (), folder=folder, jobs=jobs)
     console = Console()
     console.print(comparison.table.to_rich(by, width=console.width))
     console.print(f"Written: {comparison.folder}/arena.md, .csv, .json, .svg", highlight=False)

@@ -146,7 +146,7 @@ def _combinations(work: Work, word: str) -> Iterable[Combination]:
     elif word == "experts":
         for index, name in enumerate(work.recipe.domain_names):
             needs = (experts[index],) if experts else ()
-            yield Combination(f"expert {name}", "expert", needs, lambda index=index: work.experts[index].network)  # type: ignore[misc]
+            yield Combination(f"expert {name}", "expert", needs, partial(_expert, work, index))
     elif word == "untrained":
         for method in ROUTERS:
             make = partial(_untrained, work, method)
@@ -185,6 +185,10 @@ def _boosted(work: Work, name: str, stage: str) -> Combination:
 def _average(networks: list[PreTrainedModel]) -> Mixture:
     members = [CausalLM(f"member-{number}", network) for number, network in enumerate(networks, start=1)]
     return Mixture(members, Average()).eval()
+
+
+def _expert(work: Work, index: int) -> PreTrainedModel:
+    return work.experts[index].network
 
 
 def _networks(work: Work) -> list[PreTrainedModel]:

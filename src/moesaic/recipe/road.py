@@ -28,8 +28,8 @@ def plan_road(work: Work) -> list[Stage]:
     combinations = line_up(work)
     needed = {name for combination in combinations for name in combination.needs}
     stages += [stage for stage in _ensembles(work) if stage.name in needed]
-    spent = spent_by_stage(work)
-    rows = [_row(work, combination, total_spending(combination.needs, stages, spent)) for combination in combinations]
+    costs = row_costs(work, combinations, stages)
+    rows = [_row(work, combination, costs[combination.name]) for combination in combinations]
     folders = [work.folder.path / str(row.place) for row in rows]
     arena = {"num_resamples": work.recipe.arena.num_resamples, "random_seed": work.recipe.random_seed}
     collect = partial(work.collect_rows, folders)
