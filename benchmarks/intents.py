@@ -29,7 +29,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.intent_members import BATCH_SIZE, LEARNERS, NGRAM_LINEAR, network_learner
+from benchmarks.intent_members import BATCH_SIZE, LEARNERS, NETWORKS, NGRAM_LINEAR, network_learner
 from benchmarks.record import save
 from moesaic.arena import Bootstrap, diversity, score_classifier
 from moesaic.combiners import Additive, Average, Combiner, Entropy, Stacked, Tempered, Weighted
@@ -391,10 +391,12 @@ def main() -> None:
     jobs: dict[Any, Any] = {}
     for seed in seeds:
         jobs |= {(name, seed): partial(fit, intents, seed) for name, fit in ENSEMBLES.items()}
-        jobs |= {(name, seed): partial(fit_member, name, intents, seed) for name in LEARNERS}
+        fitted = LEARNERS if seed == 0 else NETWORKS
+        jobs |= {(name, seed): partial(fit_member, name, intents, seed) for name in fitted}
     jobs |= {(name, "151"): partial(fit_member, name, intents, 0, with_out_of_scope=True) for name in LEARNERS}
     started = time.perf_counter()
     made: dict[Any, Answers] = in_processes(jobs, arguments.processes)
+    made |= {(name, seed): made[name, 0] for seed in seeds for name in LEARNERS if name not in NETWORKS}
 
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
@@ -402,8 +404,9 @@ def main() -> None:
         rows = members | {name: made[name, seed] for name in ENSEMBLES} | combine_all(members, intents)
         for name, row in rows.items():
             runs.setdefault(name, []).append(figures(row, intents))
-    every = {f"{name} {seed}": made[name, seed] for seed in seeds for name in LEARNERS}
-    for name in LEARNERS:
+    every = {f"{name} {seed}": made[name, seed] for seed in seeds for name in NETWORKS}
+    every |= {f"{name} 0": made[name, 0] for name in LEARNERS if name not in NETWORKS}
+    for name in NETWORKS:
         same = {key: member for key, member in every.items() if key.rsplit(" ", 1)[0] == name}
         runs[f"{len(same)} seeds of {name}"] = [figures(mean_of(same), intents)]
     runs["mean of log-probabilities of all members, all seeds"] = [figures(mean_of(every, tempered=intents), intents)]

@@ -75,6 +75,8 @@ class WordVectors(nn.Module):
     def __init__(self, num_embeddings: int, width: int, word_dropout: float, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(num_embeddings, width, mode="mean", padding_idx=0)
+        # Small for the reason that NgramSum has: words and n-grams are rare. The convolutional network gains a point.
+        nn.init.normal_(self.embedding.weight, std=0.1)
         self.word_dropout = word_dropout
         self.dropout = dropout
 
