@@ -21,6 +21,7 @@ ORDER = [
     "combiners",
     "moe",
     "mixture",
+    "text_mixture",
     "module_mixture",
     "training",
     "arena",

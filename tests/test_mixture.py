@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from moesaic.combiners import Average, Posterior, Routed
-from moesaic.errors import IncompatibleMembersError
+from moesaic.errors import IncompatibleMembersError, MemberError
 from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
@@ -84,7 +84,8 @@ def test_vocabularies_of_different_sizes_are_refused(members):
         Mixture([members[0], CausalLM("tiny", tiny_causal_lm(vocab_size=280))], Average())
     assert str(error.value) == (
         "Members that meet at logits need one vocabulary: general has 300 tokens, tiny has 280 tokens. "
-        "Use members that share a tokenizer."
+        "Use members that share a tokenizer, or combine them at text: "
+        "moesaic.TextMixture(members, moesaic.combiners.Rerank())."
     )
 
 
@@ -94,7 +95,8 @@ def test_different_vocabularies_of_one_size_are_refused(members):
         Mixture([members[0], other], Average())
     assert str(error.value) == (
         "Members that meet at logits need one vocabulary: general has 300 tokens, other has 300 tokens, but not the "
-        "same ones. Use members that share a tokenizer."
+        "same ones. Use members that share a tokenizer, or combine them at text: "
+        "moesaic.TextMixture(members, moesaic.combiners.Rerank())."
     )
 
 
@@ -116,3 +118,34 @@ def test_the_last_positions_alone_have_the_scores_that_they_have_among_all(combi
     kept = mixture(tokens, logits_to_keep=2).logits
     assert kept.shape == (1, 2, 300)
     torch.testing.assert_close(kept, mixture(tokens).logits[:, -2:])
+
+
+def damaged_member(name="damaged", token=5):
+    """A member that knows one token only as NaN: an entry of its embedding is damaged."""
+    network = tiny_causal_lm(seed=3)
+    with torch.no_grad():
+        network.get_input_embeddings().weight[token, 0] = float("nan")
+    return CausalLM(name, network)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_a_member_that_gives_nan_is_named(members, combiner):
+    mixture = Mixture([members[0], damaged_member(), members[1]], COMBINERS[combiner]()).eval()
+    # Token 5 is the first of four in the first row, and every position reads it.
+    with pytest.raises(MemberError) as error:
+        mixture(TOKENS)
+    assert str(error.value) == (
+        "These members give NaN: 'damaged' for 4 of 8 positions. Their weights are damaged, or overflow in their type: "
+        "load them again, in float32 if they were not, or leave them out."
+    )
+
+
+def test_every_member_that_gives_nan_is_named():
+    mixture = Mixture([damaged_member("first"), damaged_member("second", token=4)], Average()).eval()
+    with pytest.raises(MemberError, match=r"NaN: 'first' for 4 of 8 positions, 'second' for 4 of 8 positions\. Their"):
+        mixture(TOKENS)
+
+
+def test_nan_is_left_to_the_loss_while_training(members):
+    mixture = Mixture([members[0], damaged_member()], Average()).train()
+    assert mixture(TOKENS, labels=TOKENS).loss.isnan()

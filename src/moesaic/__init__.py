@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from moesaic.mixture import Mixture
     from moesaic.moe import assemble
     from moesaic.recipe import check, run
+    from moesaic.text_mixture import TextMixture
     from moesaic.training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Mixture",
+    "TextMixture",
     "assemble",
     "check",
     "combiners",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "Mixture": "moesaic.mixture",
+    "TextMixture": "moesaic.text_mixture",
     "assemble": "moesaic.moe",
     "check": "moesaic.recipe",
     "evaluate": "moesaic.arena",

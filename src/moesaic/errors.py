@@ -8,7 +8,7 @@
     │   └── LeakageError                rows that were to be unseen and are not
     ├── CheckpointError                 a checkpoint that is damaged, incomplete or of the wrong kind
     │   └── IncompatibleMembersError    members that do not fit together
-    ├── MemberError                     a member that gives what cannot be combined
+    ├── MemberError                     a member gives what cannot be combined: it is not a number
     ├── TrainingError                   training that cannot go on: the loss is not a number
     ├── BudgetError                     a way of combining that costs more than the arena allows
     └── RunError                        a run folder that cannot be used: taken, in use, or on a full disk

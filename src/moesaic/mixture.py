@@ -22,6 +22,7 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
+from moesaic.members import check_numbers
 from moesaic.types import Member, MixtureOutput
 
 
@@ -173,6 +174,9 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
         Returns:
             The combined logits, the routing, the cache if asked for, and the loss if there are labels.
+
+        Raises:
+            MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
         caches = past_key_values.caches if past_key_values is not None else [None] * len(self.members)
         # Members may differ in how they number padded positions, so those are made here, once, for all.
@@ -191,6 +195,8 @@ class Mixture(PreTrainedModel, GenerationMixin):
             for member, cache in zip(self.members, caches, strict=True)
         ]
         member_logits = torch.stack([output.logits for output in outputs])  # (member, batch, position, vocab)
+        if not self.training and not torch.compiler.is_compiling():
+            check_numbers(self.member_names, member_logits)
         state = past_key_values.state if past_key_values is not None else None
         mask = _token_mask(input_ids, attention_mask)
         combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], state)
@@ -223,20 +229,30 @@ class Mixture(PreTrainedModel, GenerationMixin):
         return f"Mixture([{members}], {self.combiner})"
 
 
-def _check_members(members: Sequence[Member]) -> None:
+def check_names(members: Sequence[Member]) -> None:
+    """Refuse a mixture of no members, or with two of one name.
+
+    Raises:
+        ValueError: If it is one.
+    """
     if not members:
         raise ValueError("A mixture needs at least one member, got none.")
     names = [member.name for member in members]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"Two members are called {name!r}; give each its own name.")
+
+
+def _check_members(members: Sequence[Member]) -> None:
+    check_names(members)
     sizes = {member.name: _vocab_size(member) for member in members}
     vocabularies = [member.tokenizer.get_vocab() for member in members if member.tokenizer is not None]
     if len(set(sizes.values())) > 1 or any(vocabulary != vocabularies[0] for vocabulary in vocabularies[1:]):
         given = ", ".join(f"{name} has {size} tokens" for name, size in sizes.items())
         reason = "" if len(set(sizes.values())) > 1 else ", but not the same ones"
         raise IncompatibleMembersError(
-            f"Members that meet at logits need one vocabulary: {given}{reason}. Use members that share a tokenizer."
+            f"Members that meet at logits need one vocabulary: {given}{reason}. Use members that share a tokenizer, or "
+            "combine them at text: moesaic.TextMixture(members, moesaic.combiners.Rerank())."
         )
 
 

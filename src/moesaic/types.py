@@ -1,4 +1,4 @@
-"""The words that the folders share: what was combined and why, and what a member and a combiner are."""
+"""The words that the folders share: what was combined and why, at logits and at text, and what a member is."""
 
 from __future__ import annotations
 
@@ -67,6 +67,53 @@ class MixtureOutput(CausalLMOutputWithPast):
     """
 
     routing: Routing | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished answer that one member wrote, and how sure it was.
+
+    Attributes:
+        text: The answer.
+        member: Who wrote it.
+        log_probability: Of the whole answer, under that member.
+        num_tokens: Tokens that the member wrote, the one that ends the text included.
+        margin: Probability of the likeliest token less that of the second, the mean over the tokens.
+        entropy: Of the member's next-token distribution, in nats, the mean over the tokens.
+        is_finished: Whether the member ended the text itself, rather than being cut off.
+    """
+
+    text: str
+    member: str
+    log_probability: float
+    num_tokens: int
+    margin: float
+    entropy: float
+    is_finished: bool
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """One answer made of several, and why: what a :class:`Routing` is where members meet at text.
+
+    Attributes:
+        text: The answer.
+        member: The member whose text was taken.
+        weights: What each member counted for in the choice, by name; they sum to 1, and are 0 for members not asked.
+        candidates: All answers that were given, in the order in which members were asked.
+        scores: What each candidate was chosen by, in the combiner's own unit; higher is better.
+        asked: The members that wrote candidates, in that order.
+    """
+
+    text: str
+    member: str
+    weights: dict[str, float]
+    candidates: tuple[Candidate, ...]
+    scores: tuple[float, ...]
+    asked: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @runtime_checkable

@@ -28,10 +28,21 @@ def test_few_rows_give_the_product(dtype, sizes):
     assert relative_error(output, expected) < {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}[dtype]
 
 
+@torch.no_grad()
+def test_rows_of_a_larger_tensor_give_the_product():
+    layer = nn.Linear(32, 16, bias=False)
+    last = torch.randn(3, 5, 32)[:, -1:]
+    expected = layer(last)
+    with fast_decoding(layer):
+        torch.testing.assert_close(layer(last), expected)
+
+
 @pytest.mark.parametrize("make", [tiny_mixtral, tiny_causal_lm])
-def test_a_model_generates_the_same_text(make):
+@pytest.mark.parametrize(
+    "tokens", [torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 7], [8, 9, 4]])], ids=["one", "two"]
+)
+def test_a_model_generates_the_same_text(make, tokens):
     network = make()
-    tokens = torch.tensor([[5, 6, 7]])
     expected = network.generate(tokens, max_new_tokens=12, do_sample=False)
     with fast_decoding(network):
         assert torch.equal(network.generate(tokens, max_new_tokens=12, do_sample=False), expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from moesaic.combiners import Average, Entropy, Stacked, Weighted
+from moesaic.combiners import Average, Entropy, Routed, Stacked, Weighted
 from moesaic.data import NOT_SCORED, EvaluationBlocks
 from moesaic.testing import tiny_causal_lm
 from moesaic.training import (
@@ -120,6 +120,26 @@ def test_a_stacker_that_begins_at_the_optimum_is_never_made_worse():
     after = fit_combiner(combiner, held_out, learning_rate=0.5)
     assert after <= before + 1e-6
     assert combined_nats(combiner, kept).item() == pytest.approx(after, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [Weighted, Entropy, Stacked, lambda: Stacked(forgetting=0.9), Routed], ids=lambda make: make().word
+)
+def test_two_outcomes_stand_for_the_whole_vocabulary(make):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(7, (4, 6), generator=generator)
+    labels = tokens.roll(-1, dims=1)
+    labels[1, 3:] = NOT_SCORED
+    held_out = HeldOut(torch.randn(3, 4, 6, 7, generator=generator), tokens, labels)
+    combiner = make()
+    combiner.attach(3, 7)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in combiner.parameters():
+            torch.nn.init.normal_(parameter)
+    torch.testing.assert_close(
+        combined_nats(combiner, held_out.reduced(combiner)), combined_nats(combiner, held_out), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_members_read_held_out_text_once():

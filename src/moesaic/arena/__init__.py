@@ -10,6 +10,7 @@ from moesaic.arena.evaluate import evaluate
 from moesaic.arena.measure import Measurement, measure
 from moesaic.arena.rows import DENSE, ORACLE, Kind, Row, oracle_row
 from moesaic.arena.scores import DocumentScores, DomainScores, Metric
+from moesaic.arena.seeds import SeedTable, Spread, combine_seeds
 from moesaic.arena.table import ArenaTable
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "Metric",
     "PlannedCost",
     "Row",
+    "SeedTable",
+    "Spread",
     "active_parameters",
     "brier_score",
+    "combine_seeds",
     "diversity",
     "evaluate",
     "expected_calibration_error",

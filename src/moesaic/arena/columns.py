@@ -15,6 +15,9 @@ Section = Literal["quality", "calibration", "cost"]
 SECTIONS: tuple[Section, ...] = ("quality", "calibration", "cost")
 Figure = Interval | float | None
 
+MISSING = "–"
+"""What stands where nothing was measured."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,7 +45,7 @@ class Column:
         """What a table shows of a row."""
         figure = self.measure(row)
         if figure is None:
-            return "–"
+            return MISSING
         if isinstance(figure, Interval) and self.shows_interval:
             return f"{self.show(figure.value)} [{self.show(figure.low)}, {self.show(figure.high)}]"
         return self.show(value_of(figure))

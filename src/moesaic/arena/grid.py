@@ -57,20 +57,21 @@ class Grid:
 
     def to_rich(self, width: int) -> RenderableType:
         """As few tables as ``width`` columns of a terminal allow; no figure is ever cut."""
-        return Group(*(self._table(title, columns) for title, columns in self._fit(width)))
+        return Group(*(self._table(" · ".join(titles), columns) for titles, columns in self._fit(width)))
 
-    def _fit(self, width: int) -> list[tuple[str, list[GridColumn]]]:
+    def _fit(self, width: int) -> list[tuple[list[str], list[GridColumn]]]:
         """Sections side by side where they fit, else below each other, and in parts where one alone is too wide."""
         room = width - min(_WIDEST_NAME, GridColumn(NAME, self.names).width) - 1
-        parts: list[tuple[str, list[GridColumn]]] = []
+        parts: list[tuple[list[str], list[GridColumn]]] = []
         left = 0
         for section in self.sections:
             if not parts or left < sum(column.width for column in section.columns):
-                parts.append((section.title, []))
+                parts.append(([], []))
                 left = room
+            parts[-1][0].append(section.title)
             for column in section.columns:
                 if left < column.width and parts[-1][1]:
-                    parts.append((f"{section.title}, continued", []))
+                    parts.append(([f"{section.title}, continued"], []))
                     left = room
                 parts[-1][1].append(column)
                 left -= column.width

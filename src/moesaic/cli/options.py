@@ -15,3 +15,7 @@ Settings = Annotated[
 RunPath = Annotated[
     Path | None, typer.Option("--folder", metavar="FOLDER", help="Folder of the run; runs/NAME-OF-RECIPE if not given.")
 ]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Independent models that are trained at a time, each with its share of the cores.")
+]
+SortKey = Annotated[str, typer.Option("--by", metavar="COLUMN", help="The column that sorts the table.")]

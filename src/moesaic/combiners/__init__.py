@@ -1,8 +1,15 @@
-"""Members meet at logits: one method a file, each a word that recipes know."""
+"""Members meet at logits or at text: one method a file, each a word that recipes know."""
 
 from moesaic.combiners.additive import Additive
 from moesaic.combiners.average import Average
 from moesaic.combiners.base import COMBINERS, Combined, Combiner, State, build_combiner, register
+from moesaic.combiners.deferral import (
+    CalibratedThreshold,
+    calibrate_threshold,
+    cascade_choice,
+    cascade_probabilities,
+    class_confidence,
+)
 from moesaic.combiners.domain_weighted import DomainWeighted
 from moesaic.combiners.entropy import Entropy
 from moesaic.combiners.posterior import Posterior
@@ -10,25 +17,48 @@ from moesaic.combiners.routed import Routed, top_k_routing
 from moesaic.combiners.spaces import Space, combine
 from moesaic.combiners.stacked import Stacked
 from moesaic.combiners.tempered import Tempered
+from moesaic.combiners.text import (
+    TEXT_COMBINERS,
+    BayesRisk,
+    Cascade,
+    Rerank,
+    TextCombiner,
+    Vote,
+    build_text_combiner,
+    register_text,
+)
 from moesaic.combiners.weighted import Weighted
 
 __all__ = [
     "COMBINERS",
+    "TEXT_COMBINERS",
     "Additive",
     "Average",
+    "BayesRisk",
+    "CalibratedThreshold",
+    "Cascade",
     "Combined",
     "Combiner",
     "DomainWeighted",
     "Entropy",
     "Posterior",
+    "Rerank",
     "Routed",
     "Space",
     "Stacked",
     "State",
     "Tempered",
+    "TextCombiner",
+    "Vote",
     "Weighted",
     "build_combiner",
+    "build_text_combiner",
+    "calibrate_threshold",
+    "cascade_choice",
+    "cascade_probabilities",
+    "class_confidence",
     "combine",
     "register",
+    "register_text",
     "top_k_routing",
 ]

@@ -67,6 +67,19 @@ class Combiner(nn.Module, ABC):
             state: What this combiner returned for the tokens before these.
         """
 
+    def observe(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"],
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+    ) -> Float[Tensor, "batch position ..."] | None:
+        """What the weights depend on of the members' scores, as far as no parameter changes it.
+
+        Whoever trains a combiner on scores that stay the same computes this once and gives it to :meth:`forward` as
+        ``observed``. ``None`` where the scores do not decide on the weights; ``forward`` then takes no ``observed``.
+        """
+        return None
+
     def attach(self, num_members: int, vocab_size: int) -> None:
         """Make what depends on the members; called once, by :class:`moesaic.Mixture`."""
         self.num_members = num_members

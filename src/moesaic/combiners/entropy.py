@@ -47,11 +47,21 @@ class Entropy(Combiner):
         input_ids: Int[Tensor, "batch position"],
         mask: Bool[Tensor, "batch position"],
         state: State | None = None,
+        observed: Float[Tensor, "batch position member"] | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
-        entropies = entropy(member_logits.float().log_softmax(dim=-1)).movedim(0, -1)  # (batch, position, member)
+        entropies = self.observe(member_logits, input_ids, mask) if observed is None else observed
         routing = Routing.dense(-entropies * self.log_temperature.neg().exp())
         return Combined(combine(member_logits, routing.weights, self.space), routing)
+
+    def observe(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"],
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+    ) -> Float[Tensor, "batch position member"]:
+        """The entropy of every member's prediction; see :meth:`Combiner.observe`."""
+        return entropy(member_logits.float().log_softmax(dim=-1)).movedim(0, -1)
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""

@@ -23,7 +23,7 @@ class Evidence:
 
     log_probabilities: Float[Tensor, "member batch position vocab"]
     steps: Float[Tensor, "batch position member"]
-    predictions: Float[Tensor, "batch vocab member"]
+    predictions: Float[Tensor, "batch member vocab"]
 
 
 def gather_evidence(
@@ -49,9 +49,9 @@ def gather_evidence(
     if state is None:
         predicted[:, 0] = False
     else:
-        index = input_ids[:, :1, None].expand(-1, -1, len(member_logits))
-        steps[:, 0] = state["predictions"].gather(1, index).squeeze(1)
-    return Evidence(log_probabilities, steps * predicted.unsqueeze(-1), log_probabilities[:, :, -1].permute(1, 2, 0))
+        index = input_ids[:, :1, None].expand(-1, len(member_logits), -1)
+        steps[:, 0] = state["predictions"].gather(-1, index).squeeze(-1)
+    return Evidence(log_probabilities, steps * predicted.unsqueeze(-1), log_probabilities[:, :, -1].transpose(0, 1))
 
 
 def accumulate(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moesaic.combiners.base import Combined, Combiner, State, register
 from moesaic.combiners.evidence import accumulate, check_forgetting, gather_evidence
-from moesaic.combiners.spaces import combine
+from moesaic.combiners.spaces import mix_probabilities
 from moesaic.types import Routing
 
 
@@ -48,7 +48,7 @@ class Posterior(Combiner):
         router_logits = accumulate(before, evidence.steps, self.forgetting)
         routing = Routing.dense(router_logits)
         return Combined(
-            combine(member_logits, routing.weights, "probability"),
+            mix_probabilities(evidence.log_probabilities, routing.weights),
             routing,
             {"belief": router_logits[:, -1], "predictions": evidence.predictions},
         )

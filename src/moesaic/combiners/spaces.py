@@ -49,6 +49,18 @@ def combine(
     log_probabilities = member_logits.float().log_softmax(dim=-1)
     if space == "log_probability":
         return (member_weights * log_probabilities).sum(dim=0).log_softmax(dim=-1)
+    return _mix(log_probabilities, member_weights)
+
+
+def mix_probabilities(
+    log_probabilities: Float[Tensor, "member batch position vocab"],
+    weights: Float[Tensor, "batch position member"],
+) -> Float[Tensor, "batch position vocab"]:
+    """``log Σ w_m p_m``: what :func:`combine` gives in ``probability`` space, from logarithms known already."""
+    return _mix(log_probabilities, weights.movedim(-1, 0).unsqueeze(-1))
+
+
+def _mix(log_probabilities: Tensor, member_weights: Tensor) -> Tensor:
     # The logarithm of a weight that is exactly zero has no gradient; the smallest normal number has, and adds nothing.
     log_weights = member_weights.clamp_min(torch.finfo(torch.float32).tiny).log()
     return torch.logsumexp(log_weights + log_probabilities, dim=0)

@@ -87,22 +87,37 @@ class Stacked(Combiner):
         input_ids: Int[Tensor, "batch position"],
         mask: Bool[Tensor, "batch position"],
         state: State | None = None,
+        observed: Float[Tensor, "batch position member feature"] | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
         kept: State | None = None
-        if self.forgetting is None:
-            features = member_features(member_logits.float().log_softmax(dim=-1))
-        else:
-            evidence = gather_evidence(member_logits, input_ids, mask, state)
-            before = state["belief"] if state is not None else evidence.steps.new_zeros(evidence.steps[:, 0].shape)
-            belief = accumulate(before, evidence.steps, self.forgetting)
-            kept = {"belief": belief[:, -1], "predictions": evidence.predictions}
-            # Only differences between members matter; the logarithm of the posterior holds just those.
-            posterior = belief.log_softmax(dim=-1).clamp_min(-20).unsqueeze(-1)
-            features = torch.cat([member_features(evidence.log_probabilities), posterior], dim=-1)
-        scores = self.network(features).squeeze(-1)  # (batch, position, member)
+        if observed is None:
+            observed, kept = self._observe(member_logits, input_ids, mask, state)
+        scores = self.network(observed).squeeze(-1)  # (batch, position, member)
         routing = Routing.dense(self.router_logits + scores)
         return Combined(combine(member_logits, routing.weights, self.space), routing, kept)
+
+    def observe(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"],
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+    ) -> Float[Tensor, "batch position member feature"]:
+        """The features of every member; see :meth:`Combiner.observe`."""
+        return self._observe(member_logits, input_ids, mask, None)[0]
+
+    def _observe(
+        self, member_logits: Tensor, input_ids: Tensor, mask: Tensor, state: State | None
+    ) -> tuple[Float[Tensor, "batch position member feature"], State | None]:
+        if self.forgetting is None:
+            return member_features(member_logits.float().log_softmax(dim=-1)), None
+        evidence = gather_evidence(member_logits, input_ids, mask, state)
+        before = state["belief"] if state is not None else evidence.steps.new_zeros(evidence.steps[:, 0].shape)
+        belief = accumulate(before, evidence.steps, self.forgetting)
+        # Only differences between members matter; the logarithm of the posterior holds just those.
+        posterior = belief.log_softmax(dim=-1).clamp_min(-20).unsqueeze(-1)
+        features = torch.cat([member_features(evidence.log_probabilities), posterior], dim=-1)
+        return features, {"belief": belief[:, -1], "predictions": evidence.predictions}
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""

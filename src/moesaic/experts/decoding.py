@@ -28,7 +28,9 @@ class FewRowsLinear(nn.Linear):
         if not is_plain or input.numel() > FEW_ROWS * self.in_features or torch.compiler.is_compiling():
             return super().forward(input)
         output = torch.empty(*input.shape[:-1], self.out_features, dtype=input.dtype)
-        grouped.multiply_rows(input.reshape(-1, self.in_features), self.weight, out=output.view(-1, self.out_features))
+        # The output layer is given a view, the last position of every sequence of a batch.
+        rows = input.reshape(-1, self.in_features).contiguous()
+        grouped.multiply_rows(rows, self.weight, out=output.view(-1, self.out_features))
         return output
 
 

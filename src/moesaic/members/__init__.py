@@ -2,9 +2,11 @@
 
 from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.damage import check_numbers
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
+from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
@@ -14,13 +16,17 @@ __all__ = [
     "EstimatorModule",
     "ModuleMember",
     "NgramEncoder",
+    "Sampling",
     "TensorHeader",
     "TextClassifier",
     "TextEncoder",
     "WordEncoder",
+    "check_numbers",
     "load_member",
     "load_network",
     "make_text_classifier",
     "quiet_transformers",
     "read_checkpoint",
+    "score_candidates",
+    "write_candidates",
 ]

@@ -91,6 +91,12 @@ def road_sequences(recipe: Recipe) -> int:
     return sum(section.num_steps * section.batch_size * times for section, times in stages)
 
 
+def road_tokens(recipe: Recipe) -> int:
+    """Tokens that the whole road to the mixture is trained on, its seed included."""
+    seed = recipe.seed.training.num_steps * recipe.seed.training.batch_size
+    return (seed + road_sequences(recipe)) * recipe.data.sequence_length
+
+
 def dense_steps(recipe: Recipe) -> int:
     """Steps that give the dense reference as many tokens as experts, router and joint training together."""
     return road_sequences(recipe) // recipe.experts.training.batch_size

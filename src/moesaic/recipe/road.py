@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from moesaic.arena import PlannedCost
 from moesaic.planning import model_size
 from moesaic.recipe import ensembles
 from moesaic.recipe.build import build_sources, dense_steps, ensemble_training
@@ -38,6 +40,20 @@ def plan_road(work: Work) -> list[Stage]:
     needs = ("arena", work.final_stage, *trained)
     stages.append(Stage("report", work.report, text, needs, place="report"))
     return stages
+
+
+def row_costs(work: Work, combinations: Sequence[Combination], stages: Sequence[Stage]) -> dict[str, Spending]:
+    """What the training of each row costs, its members' included, by the row's name.
+
+    Raises:
+        BudgetError: If a row needs more than the recipe allows; all such rows are named.
+    """
+    spent = spent_by_stage(work)
+    costs = {row.name: total_spending(row.needs, stages, spent) for row in combinations}
+    if spent:
+        planned = {name: PlannedCost(cost.tokens, cost.flops) for name, cost in costs.items()}
+        work.budget.check_line_up(planned)
+    return costs
 
 
 def spent_by_stage(work: Work) -> dict[str, Spending]:
@@ -122,7 +138,8 @@ def _row(work: Work, combination: Combination, spent: Spending) -> Stage:
     def measure(output: Path) -> None:
         work.measure_row(combination.name, combination.kind, combination.build(), spent, output)
 
-    settings = section.model_dump(include={"max_tokens", "batch_size"}) | {"spent": [spent.tokens, spent.flops]}
+    settings = section.model_dump(include={"max_tokens", "batch_size", "budget"})
+    settings |= {"spent": [spent.tokens, spent.flops], "max_validation": work.recipe.ensembles.stacking.max_tokens}
     settings |= {"checkpoints": work.recipe.experts.checkpoints, "name": combination.name}
     place = f"rows/{combination.slug}"
     return Stage(f"row: {combination.name}", measure, settings, ("data", *combination.needs), place=place)

@@ -15,18 +15,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from moesaic.arena import (
-    ArenaTable,
-    Bootstrap,
-    Row,
-    active_parameters,
-    measure,
-    oracle_row,
-    total_parameters,
-)
-from moesaic.arena.rows import Kind
+from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
     BatchSampler,
     EvaluationBlocks,
@@ -49,6 +41,7 @@ from moesaic.recipe.build import (
     build_sources,
     dense_steps,
     resolve_checkpoint,
+    road_tokens,
 )
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.load import LoadedRecipe
@@ -288,17 +281,23 @@ class Work:
 
     # measuring and handing over
 
-    def measure_row(self, name: str, kind: Kind, network: Any, spent: Spending, output: Path) -> None:
+    def measure_row(self, name: str, kind: Kind, network: nn.Module, spent: Spending, output: Path) -> None:
         """Measure one way of combining on the test documents of every domain."""
-        measured = measure(network, self.test_blocks(), batch_size=self.recipe.arena.batch_size, name=name)
-        row = Row(
+        has_validation = all(domain.validation.num_documents for domain in self.domains)
+        measured = measure(
+            network,
+            self.test_blocks(),
+            batch_size=self.recipe.arena.batch_size,
+            name=name,
+            calibration=self.validation_blocks() if has_validation else None,
+        )
+        row = measured.row(
+            network,
             name=name,
             kind=kind,
-            scores=measured.scores,
-            total_parameters=total_parameters(network),
-            active_parameters=active_parameters(network),
-            tokens_per_second=measured.tokens_per_second,
             training_tokens=spent.tokens,
+            training_flops=spent.flops,
+            budget=self.budget,
         )
         table = self._table([row])
         self.say(f"  {table.mean(row).value:.3f} nats per token")
@@ -318,6 +317,12 @@ class Work:
     def _table(self, rows: Sequence[Row]) -> ArenaTable:
         bootstrap = Bootstrap(self.recipe.arena.num_resamples, self.recipe.random_seed)
         return ArenaTable(tuple(rows), self.recipe.domain_names, bootstrap)
+
+    @property
+    def budget(self) -> Budget:
+        """What a row of the arena may use: what the recipe says, or the tokens of the whole mixture road."""
+        section = self.recipe.arena.budget
+        return Budget(section.training_tokens or road_tokens(self.recipe), section.training_flops)
 
     @property
     def table(self) -> ArenaTable:

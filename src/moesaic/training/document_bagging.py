@@ -72,7 +72,7 @@ def out_of_bag_nats(
     domains: Sequence[PackedDocuments],
     *,
     sequence_length: int,
-    max_documents: int = 200,
+    max_tokens: int = 8192,
 ) -> float:
     """The bag's loss on its own training documents, each read only by the members that were not trained on it.
 
@@ -83,7 +83,7 @@ def out_of_bag_nats(
         samples: What each was trained on.
         domains: The training documents of every domain.
         sequence_length: Tokens that a model reads at once.
-        max_documents: Documents looked at in each domain.
+        max_tokens: Tokens of each domain that are read, in whole documents, from the first on.
 
     Returns:
         Nats per token, the mean over domains; not a number where no document was left out by any member.
@@ -94,7 +94,8 @@ def out_of_bag_nats(
     for number, domain in enumerate(domains):
         unseen = [set(out_of_bag(domain.num_documents, sample.drawn[number]).tolist()) for sample in samples]
         readers: dict[tuple[int, ...], list[int]] = {}
-        for row in range(min(domain.num_documents, max_documents)):
+        num_read = max(1, int((domain.document_starts < max_tokens).sum()))
+        for row in range(num_read):
             members = tuple(member for member, rows in enumerate(unseen) if row in rows)
             if members:
                 readers.setdefault(members, []).append(row)
