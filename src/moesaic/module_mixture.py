@@ -115,7 +115,7 @@ class ModuleMixture(nn.Module):
                 f"Members that meet at logits need the same outputs: {given}. Train them on the same classes."
             )
         for name, output in zip(self.member_names, outputs, strict=True):
-            _check_numbers(name, output)
+            _check_numbers(name, output, self.regression)
         return combine_outputs(self.combiner, torch.stack(outputs))
 
     def save_combiner(self, folder: str | Path) -> None:
@@ -189,9 +189,10 @@ def _read(member: nn.Module, inputs: tuple[Any, ...]) -> Float[Tensor, "batch ou
     return output if isinstance(output, Tensor) else output.logits
 
 
-def _check_numbers(name: str, output: Float[Tensor, "batch output"]) -> None:
-    """Minus infinity is a class ruled out; anything else that is not finite would spread over the whole output."""
-    wrong = (output.isnan() | output.isposinf()).any(dim=-1)
+def _check_numbers(name: str, output: Float[Tensor, "batch output"], regression: bool) -> None:
+    """Among class scores minus infinity is a class ruled out; all else would spread over the whole output."""
+    is_fine = output.isfinite() if regression else output.isfinite() | output.isneginf()
+    wrong = ~is_fine.all(dim=-1)
     if wrong.any():
         raise MemberError(
             f"{name} gives what is no number for {int(wrong.sum())} of {len(wrong)} inputs, the first being number "
