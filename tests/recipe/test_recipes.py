@@ -20,6 +20,7 @@ QUICK = [
     *(f"{stage}.batch_size=4" for stage in ("seed.training", "experts.training", "router", "joint")),
     "arena.max_tokens=500",
     "arena.num_resamples=20",
+    "arena.combinations=road",
 ]
 
 
@@ -27,6 +28,8 @@ QUICK = [
 @pytest.mark.filterwarnings("default:This machine has less than")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_runs(recipe, tmp_path):
+    if recipe.stem == "multidomain" and not (FOLDER / "../../shared/data/lm/multidomain").is_dir():
+        pytest.skip("the text of recipes/multidomain.yaml lies outside this repository and is not here")
     run = moesaic.run(recipe, settings=QUICK, folder=tmp_path / "run", quiet=True)
     assert run.report.exists()
     assert run.table.row("mixture, trained jointly").training_tokens > 0
