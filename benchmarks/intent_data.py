@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from moesaic.data import Examples, check_unseen
@@ -77,6 +79,20 @@ class Answers:
     logits: Logits
     num_parameters: float
     seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write the answers to a file, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self.logits, partial, {"cost": json.dumps([self.num_parameters, self.seconds])})
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Answers:
+        """Read what :meth:`save` wrote."""
+        with safe_open(path, "pt") as file:
+            logits = {split: file.get_tensor(split) for split in file.keys()}  # noqa: SIM118 - it is no mapping
+            return cls(logits, *json.loads(file.metadata()["cost"]))
 
 
 def predict(network: nn.Module, intents: Intents) -> Logits:

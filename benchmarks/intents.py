@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,17 +98,21 @@ def summarize(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return row
 
 
-def in_processes(jobs: Mapping[Any, Any], num_processes: int) -> dict[Any, Any]:
-    """Run each job in a process of its own, the longest first where they are listed last."""
-    listed = list(jobs.items())[::-1]
-    results = Parallel(n_jobs=num_processes)(delayed(_one_thread)(job) for _, job in listed)
-    made = dict(zip((key for key, _ in listed), results, strict=True))
-    return {key: made[key] for key in jobs}
+def in_processes(jobs: Mapping[Any, Any], num_processes: int, folder: Path | None) -> dict[Any, Answers]:
+    """Run each job in a process of its own, unless its answers lie in the folder already."""
+    paths = [None if folder is None else folder / f"{name}, seed {seed}.safetensors" for name, seed in jobs]
+    fits = (delayed(_answer)(job, path) for job, path in zip(jobs.values(), paths, strict=True))
+    return dict(zip(jobs, Parallel(n_jobs=num_processes)(fits), strict=True))
 
 
-def _one_thread(job: Any) -> Any:
+def _answer(job: Callable[[], Answers], path: Path | None) -> Answers:
+    if path is not None and path.exists():
+        return Answers.load(path)
     torch.set_num_threads(1)
-    return job()
+    made = job()
+    if path is not None:
+        made.save(path)
+    return made
 
 
 def main() -> None:
@@ -116,6 +120,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="The folder of CLINC150.")
     parser.add_argument("--seeds", type=int, default=3, help="Number of seeds.")
     parser.add_argument("--processes", type=int, default=2, help="Trainings side by side, one thread each.")
+    parser.add_argument("--answers", type=Path, help="Keep finished trainings' answers here, and go on from them.")
     arguments = parser.parse_args()
     intents = read_intents(arguments.data)
     seeds = range(arguments.seeds)
@@ -125,9 +130,11 @@ def main() -> None:
         jobs |= {(name, seed): partial(fit, intents, seed) for name, fit in ENSEMBLES.items()}
         fitted = LEARNERS if seed == 0 else NETWORKS
         jobs |= {(name, seed): partial(fit_member, name, intents, seed) for name in fitted}
-    jobs |= {(name, "151"): partial(fit_member, name, intents, 0, with_out_of_scope=True) for name in LEARNERS}
+    jobs |= {
+        (name, "0 of 151 classes"): partial(fit_member, name, intents, 0, with_out_of_scope=True) for name in LEARNERS
+    }
     started = time.perf_counter()
-    made: dict[Any, Answers] = in_processes(jobs, arguments.processes)
+    made: dict[Any, Answers] = in_processes(jobs, arguments.processes, arguments.answers)
     made |= {(name, seed): made[name, 0] for seed in seeds for name in LEARNERS if name not in NETWORKS}
 
     runs: dict[str, list[dict[str, float]]] = {}
@@ -145,7 +152,7 @@ def main() -> None:
 
     labels = torch.cat([intents.validation.labels, intents.oos_validation.labels])
     inputs = [*intents.validation.inputs, *intents.oos_validation.inputs]
-    with_class = {name: with_out_of_scope_validation(made[name, "151"]) for name in LEARNERS}
+    with_class = {name: with_out_of_scope_validation(made[name, "0 of 151 classes"]) for name in LEARNERS}
     by_class_rows = with_class | combine_all(with_class, replace(intents, validation=Examples(inputs, labels)))
     empty = {"class: in scope": "", "class: recall": ""}
     table = []
