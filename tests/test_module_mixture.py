@@ -111,6 +111,16 @@ def test_a_member_that_gives_no_number_is_named():
         ModuleMixture(members, Average())(TWO_INPUTS)
 
 
+def test_a_regressor_that_gives_minus_infinity_is_named():
+    members = [ModuleMember("sound", Constant(1.0)), ModuleMember("broken", Constant(float("-inf")))]
+    sentence = (
+        "broken gives what is no number for 2 of 2 inputs, the first being number 0. Train it again with a lower "
+        "learning rate, or leave it out."
+    )
+    with pytest.raises(MemberError, match=f"^{re.escape(sentence)}$"):
+        ModuleMixture(members, Average("logit"), regression=True)(TWO_INPUTS)
+
+
 def test_a_class_that_a_member_rules_out_is_no_error():
     members = [ModuleMember("sure", Constant(0.0, float("-inf"))), ModuleMember("unsure", Constant(0.0, 0.0))]
     # (1, 0) and (0.5, 0.5): their mean is (0.75, 0.25)

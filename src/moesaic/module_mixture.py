@@ -33,6 +33,29 @@ class ModuleMixtureOutput:
     member_logits: Float[Tensor, "member batch output"]
 
 
+def combine_outputs(combiner: Combiner, member_logits: Float[Tensor, "member batch output"]) -> ModuleMixtureOutput:
+    """Combine what classifiers have said: they need not be run again for each combiner.
+
+    Args:
+        combiner: How; one that is not attached yet is made for these members.
+        member_logits: What each member said.
+
+    Example:
+        >>> from moesaic.combiners import Average
+        >>> combine_outputs(Average("logit"), torch.tensor([[[4.0, 2.0]], [[0.0, 0.0]]])).logits.tolist()
+        [[2.0, 1.0]]
+    """
+    if combiner.num_members is None:
+        combiner.attach(len(member_logits), member_logits.shape[-1])
+    positions = torch.zeros(member_logits.shape[1], 1, dtype=torch.long, device=member_logits.device)
+    combined = combiner(member_logits.unsqueeze(2), positions, torch.ones_like(positions, dtype=torch.bool))
+    routing = combined.routing
+    at_one_position = Routing(
+        routing.top_k_weights.squeeze(1), routing.top_k_index.squeeze(1), routing.router_logits.squeeze(1)
+    )
+    return ModuleMixtureOutput(combined.logits.squeeze(1), at_one_position, member_logits)
+
+
 class ModuleMixture(nn.Module):
     """Several classifiers, or several regressors, that answer as one.
 
@@ -92,20 +115,8 @@ class ModuleMixture(nn.Module):
                 f"Members that meet at logits need the same outputs: {given}. Train them on the same classes."
             )
         for name, output in zip(self.member_names, outputs, strict=True):
-            _check_numbers(name, output)
-        return self.combine(torch.stack(outputs))
-
-    def combine(self, member_logits: Float[Tensor, "member batch output"]) -> ModuleMixtureOutput:
-        """Combine outputs that the members have given before: they need not be run again for each combiner."""
-        if self.combiner.num_members is None:
-            self.combiner.attach(len(member_logits), member_logits.shape[-1])
-        positions = torch.zeros(member_logits.shape[1], 1, dtype=torch.long, device=member_logits.device)
-        combined = self.combiner(member_logits.unsqueeze(2), positions, torch.ones_like(positions, dtype=torch.bool))
-        routing = combined.routing
-        at_one_position = Routing(
-            routing.top_k_weights.squeeze(1), routing.top_k_index.squeeze(1), routing.router_logits.squeeze(1)
-        )
-        return ModuleMixtureOutput(combined.logits.squeeze(1), at_one_position, member_logits)
+            _check_numbers(name, output, self.regression)
+        return combine_outputs(self.combiner, torch.stack(outputs))
 
     def save_combiner(self, folder: str | Path) -> None:
         """Write the combiner: its word and arguments as JSON, its parameters as safetensors; members are not saved."""
@@ -178,9 +189,10 @@ def _read(member: nn.Module, inputs: tuple[Any, ...]) -> Float[Tensor, "batch ou
     return output if isinstance(output, Tensor) else output.logits
 
 
-def _check_numbers(name: str, output: Float[Tensor, "batch output"]) -> None:
-    """Minus infinity is a class ruled out; anything else that is not finite would spread over the whole output."""
-    wrong = (output.isnan() | output.isposinf()).any(dim=-1)
+def _check_numbers(name: str, output: Float[Tensor, "batch output"], regression: bool) -> None:
+    """Among class scores minus infinity is a class ruled out; all else would spread over the whole output."""
+    is_fine = output.isfinite() if regression else output.isfinite() | output.isneginf()
+    wrong = ~is_fine.all(dim=-1)
     if wrong.any():
         raise MemberError(
             f"{name} gives what is no number for {int(wrong.sum())} of {len(wrong)} inputs, the first being number "

@@ -89,12 +89,28 @@ def test_words_are_numbered_and_split_into_hashed_pieces():
 
 
 def test_ngram_weights_are_those_of_tf_idf():
-    # Without character n-grams: of 2 texts "pay" is in 2 and "rent" in 1, so their rarities are
+    # Words alone: of 2 texts "pay" is in 2 and "rent" in 1, so their rarities are
     # log(3 / 3) + 1 = 1 and log(3 / 2) + 1 = 1.4055; scaled to length 1: 0.5797 and 0.8148.
-    encoder = NgramEncoder.from_texts(["pay rent", "pay"], num_buckets=1000, word_ngrams=1, shortest=9, longest=8)
+    words_alone = {"word_ngrams": 1, "shortest": 9, "longest": 8, "pair_prefix": 0}
+    encoder = NgramEncoder.from_texts(["pay rent", "pay"], num_buckets=1000, **words_alone)
     buckets, weights = encoder(["pay rent"])
     assert sorted(weights[0, :2].tolist()) == pytest.approx([0.5797, 0.8148], abs=1e-4)
     assert buckets[0, 2:].sum() == 0
+
+
+def test_each_kind_of_ngram_weighs_the_same():
+    # Two words, more n-grams of characters and one pair: each kind has length 1 / sqrt(3), hence the pair that weight.
+    encoder = NgramEncoder.from_texts(["pay rent"], num_buckets=100_000, word_ngrams=1)
+    _, weights = encoder(["pay rent"])
+    assert weights.max().item() == pytest.approx(3**-0.5, abs=1e-5)
+    assert (weights > 0).sum() == 2 + (4 + 3 + 2) + (5 + 4 + 3) + 1
+
+
+def test_a_pair_of_words_is_known_in_any_order_and_form():
+    pairs_alone = {"word_ngrams": 0, "shortest": 9, "longest": 8, "pair_prefix": 4}
+    encoder = NgramEncoder.from_texts(["changed my password"], num_buckets=1000, **pairs_alone)
+    buckets, _ = encoder(["passwords I want to change"])
+    assert (buckets != 0).sum() == 1
 
 
 def test_a_word_vector_is_the_mean_of_its_pieces():

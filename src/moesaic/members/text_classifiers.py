@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
-from moesaic.members.text_networks import Attentive, Convolutional, NgramLinear, Recurrent, WordAverage
+from moesaic.members.text_networks import Attentive, Convolutional, NgramSum, Recurrent, WordAverage
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class _Architecture:
 
 
 ARCHITECTURES: Mapping[str, _Architecture] = {
-    "ngram_linear": _Architecture(NgramEncoder, NgramLinear),
-    "ngram_perceptron": _Architecture(NgramEncoder, partial(NgramLinear, activation=True)),
+    "ngram_linear": _Architecture(NgramEncoder, NgramSum),
+    "ngram_perceptron": _Architecture(NgramEncoder, partial(NgramSum, hidden_size=256)),
     "word_average": _Architecture(WordEncoder, WordAverage),
     "convolutional": _Architecture(WordEncoder, Convolutional),
     "recurrent": _Architecture(WordEncoder, Recurrent),

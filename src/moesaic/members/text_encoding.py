@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -132,7 +133,10 @@ class WordEncoder:
 
 @dataclass(frozen=True)
 class NgramEncoder:
-    """Hashed n-grams of words and of characters, weighted by TF-IDF.
+    """Hashed n-grams of words and of characters, and pairs of words, weighted by TF-IDF.
+
+    Each of the three kinds weighs the same in a text, however many there are of it. Pairs are of words anywhere in the
+    text, each known by how it begins: "change my password" and "passwords I want changed" share one.
 
     Attributes:
         document_counts: In how many of the texts that it was made from each bucket occurs.
@@ -140,7 +144,8 @@ class NgramEncoder:
         word_ngrams: Words in the longest n-gram of words.
         shortest: Characters in the shortest n-gram within a word, marks of beginning and end included.
         longest: Characters in the longest n-gram.
-        max_ngrams: Different n-grams that are read of a text; the rarest are kept.
+        pair_prefix: Characters by which a word of a pair is known; 0 for no pairs.
+        max_ngrams: Different n-grams that are read of a text; the heaviest are kept.
 
     Example:
         >>> encoder = NgramEncoder.from_texts(["pay the bill", "pay me"], num_buckets=50)
@@ -155,8 +160,9 @@ class NgramEncoder:
     num_documents: int
     word_ngrams: int = 2
     shortest: int = 2
-    longest: int = 5
-    max_ngrams: int = 256
+    longest: int = 4
+    pair_prefix: int = 4
+    max_ngrams: int = 320
     _within: dict[str, list[int]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -168,8 +174,9 @@ class NgramEncoder:
         empty = cls((0,) * num_buckets, 0, **arguments)
         counts = [0] * num_buckets
         num_documents = 0
-        for num_documents, text in enumerate(texts, start=1):  # noqa: B007 - read after the loop
-            for bucket in set(empty._buckets(text)):
+        for text in texts:
+            num_documents += 1
+            for bucket in {bucket for kind in empty._kinds(text) for bucket in kind}:
                 counts[bucket] += 1
         return cls(tuple(counts), num_documents, **arguments)
 
@@ -180,34 +187,51 @@ class NgramEncoder:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "row ngram"], Float[Tensor, "row ngram"]]:
         """See :class:`TextEncoder`; the second tensor holds the weights, scaled to length 1."""
-        counts = torch.tensor(self.document_counts, dtype=torch.float32)
-        rarity = ((1 + self.num_documents) / (1 + counts)).log() + 1
+        counts = np.array(self.document_counts)
+        rarity = np.log((1 + self.num_documents) / (1 + counts)) + 1
         buckets = torch.zeros(len(texts), self.max_ngrams, dtype=torch.int32)
         weights = torch.zeros(len(texts), self.max_ngrams)
         for row, text in enumerate(texts):
-            found = Counter(bucket for bucket in self._buckets(text) if self.document_counts[bucket])
-            if not found:
-                continue
-            index = torch.tensor(list(found))
-            weight = (1 + torch.tensor(list(found.values())).log()) * rarity[index]
-            kept = weight.topk(min(self.max_ngrams, len(weight))).indices
-            buckets[row, : len(kept)] = index[kept].int()
-            weights[row, : len(kept)] = weight[kept] / weight[kept].norm()
+            index, weight = self._weigh(text, counts, rarity)
+            buckets[row, : len(index)] = torch.from_numpy(index)
+            weights[row, : len(index)] = torch.from_numpy(weight)
         return buckets, weights
 
-    def _buckets(self, text: str) -> Iterator[int]:
-        # Bucket 0 is padding.
-        num_buckets = len(self.document_counts) - 1
+    def _weigh(self, text: str, counts: np.ndarray, rarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The n-grams of a text that were seen before, and their weights."""
+        index, weight = [np.zeros(0, dtype=np.int32)], [np.zeros(0)]
+        for kind in self._kinds(text):
+            found, times = np.unique(np.array(kind, dtype=np.int32), return_counts=True)
+            known = counts[found] > 0
+            if known.any():
+                index.append(found[known])
+                weight.append((1 + np.log(times[known])) * rarity[found[known]])
+                weight[-1] /= np.linalg.norm(weight[-1])
+        buckets, weights = np.concatenate(index), np.concatenate(weight)
+        heaviest = np.argsort(-weights, kind="stable")[: self.max_ngrams]
+        return buckets[heaviest], (weights[heaviest] / (np.linalg.norm(weights[heaviest]) + 1e-9)).astype(np.float32)
+
+    def _kinds(self, text: str) -> list[list[int]]:
+        """Buckets of the n-grams of words, of those of characters, and of the pairs. Bucket 0 is padding."""
         words = split_words(text)
-        for length in range(1, self.word_ngrams + 1):
-            for start in range(len(words) - length + 1):
-                yield 1 + _bucket(" ".join(words[start : start + length]), num_buckets)
-        for word in words:
-            if word not in self._within:
-                ngrams = character_ngrams(word, self.shortest, self.longest)
-                # The mark keeps "pay" within a word apart from the word "pay".
-                self._within[word] = [1 + _bucket("#" + ngram, num_buckets) for ngram in ngrams]
-            yield from self._within[word]
+        phrases = [
+            self._bucket(" ".join(words[start : start + length]))
+            for length in range(1, self.word_ngrams + 1)
+            for start in range(len(words) - length + 1)
+        ]
+        prefixes = sorted({word[: self.pair_prefix] for word in words if word[0].isalnum()}) if self.pair_prefix else []
+        pairs = [self._bucket(f"{first}+{second}") for first, second in combinations(prefixes, 2)]
+        return [phrases, [bucket for word in words for bucket in self._characters(word)], pairs]
+
+    def _characters(self, word: str) -> list[int]:
+        if word not in self._within:
+            # The mark keeps "pay" within a word apart from the word "pay".
+            ngrams = character_ngrams(word, self.shortest, self.longest)
+            self._within[word] = [self._bucket(f"#{ngram}") for ngram in ngrams]
+        return self._within[word]
+
+    def _bucket(self, ngram: str) -> int:
+        return 1 + _bucket(ngram, len(self.document_counts) - 1)
 
     def arguments(self) -> dict[str, Any]:
         """See :class:`TextEncoder`."""

@@ -6,27 +6,30 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
-from moesaic.data import BatchSampler
+from moesaic.data import BatchSampler, ExampleSampler
 from moesaic.training.objectives import Objective
 from moesaic.training.options import TrainingOptions
 from moesaic.training.records import OnStep
 from moesaic.training.rounds import fit_round
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
 
 def fit_snapshots(
-    network: PreTrainedModel,
-    sampler: BatchSampler,
+    network: _Network,
+    sampler: BatchSampler | ExampleSampler,
     objective: Objective,
     options: TrainingOptions,
     *,
     num_cycles: int,
     folder: Path | None = None,
     on_step: OnStep | None = None,
-) -> list[PreTrainedModel]:
+) -> list[_Network]:
     """Train once, with a learning rate that falls and rises again, and keep the model at the end of every fall.
 
     Args:
@@ -51,7 +54,7 @@ def fit_snapshots(
     if not 1 <= num_cycles <= options.num_steps:
         raise ValueError(f"num_cycles must be from 1 to num_steps ({options.num_steps}), got {num_cycles}.")
     num_steps = options.num_steps // num_cycles
-    snapshots: list[PreTrainedModel] = []
+    snapshots: list[_Network] = []
     for cycle in range(num_cycles):
         part = replace(options, num_steps=num_steps)
         batches = replace(sampler, first_step=sampler.first_step + cycle * num_steps)
@@ -61,7 +64,7 @@ def fit_snapshots(
     return snapshots
 
 
-def average_parameters(networks: Sequence[PreTrainedModel]) -> PreTrainedModel:
+def average_parameters(networks: Sequence[_Network]) -> _Network:
     """One model whose parameters are the mean of those of models of one shape (a soup).
 
     Reference: Wortsman et al. (2022), section 2, https://arxiv.org/abs/2203.05482
@@ -74,9 +77,7 @@ def average_parameters(networks: Sequence[PreTrainedModel]) -> PreTrainedModel:
     return average
 
 
-def greedy_soup(
-    networks: Sequence[PreTrainedModel], loss: Callable[[PreTrainedModel], float]
-) -> tuple[PreTrainedModel, list[int]]:
+def greedy_soup(networks: Sequence[_Network], loss: Callable[[_Network], float]) -> tuple[_Network, list[int]]:
     """Average the parameters of those models that lower the held-out loss, tried from the best to the worst.
 
     Args:
