@@ -30,10 +30,10 @@ from moesaic.members.stacked import LARGEST_STACKED, StackedMembers, choose_exec
 from moesaic.training.memory import keep_memory_warm
 
 NUM_MEMBERS, NUM_CLASSES, NUM_THREADS = 16, 10, 2
-BATCH, LENGTH = 32, 16
+LENGTH = 16
 WARM_UP = 2
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,27 @@ class Case:
     input_shape: tuple[int, ...]
 
 
-def mlp(width: int) -> Case:
+def mlp(width: int, batch: int = 32) -> Case:
     def make() -> nn.Module:
         hidden = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         return nn.Sequential(*hidden, nn.Linear(width, NUM_CLASSES))
 
-    return Case(f"MLP, width {width}", make, (BATCH, width))
+    return Case(f"MLP, width {width}, batch {batch}", make, (batch, width))
 
 
-def transformer(width: int) -> Case:
+def transformer(width: int, batch: int = 32) -> Case:
     def make() -> nn.Module:
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         return nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, NUM_CLASSES))
 
-    return Case(f"transformer, width {width}", make, (BATCH, LENGTH, width))
+    return Case(f"transformer, width {width}, batch {batch}", make, (batch, LENGTH, width))
 
 
-CASES = [*map(mlp, (64, 128, 256, 512, 2048)), *map(transformer, (64, 128, 256))]
+CASES = [
+    *(mlp(width) for width in (64, 128, 256, 512, 2048)),
+    transformer(64, batch=4),
+    *(transformer(width) for width in (64, 128, 256, 384)),
+]
 
 
 def loss_of(scores: Tensor, labels: Tensor) -> Tensor:
@@ -75,7 +79,7 @@ def total_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 def steps_of(case: Case, members: list[nn.Module]) -> dict[str, Step]:
     """Forward and backward of all members in three ways, after they were found to agree."""
-    inputs, labels = torch.randn(case.input_shape), torch.randint(NUM_CLASSES, (BATCH,))
+    inputs, labels = torch.randn(case.input_shape), torch.randint(NUM_CLASSES, case.input_shape[:1])
     joined = StackedMembers(members)
     template = case.make().to("meta")
     values, _ = stack_module_state(members)
@@ -96,17 +100,20 @@ def steps_of(case: Case, members: list[nn.Module]) -> dict[str, Step]:
 
     with torch.no_grad():
         close(joined(inputs), torch.stack([member(inputs) for member in members]))
-    loop(), stacked()
+    loop()
+    stacked()
     by_vmap = gradients(values)
     for name, parameter in joined.members.named_parameters():
         expected = torch.stack([of(member.get_parameter(name)) for member in members])
         close(of(parameter), expected)
         close(by_vmap[name], expected)
-    return {"loop": loop, "vmap": lambda: gradients(values) and None, "stacked": stacked}
+    return {"loop": loop, "vmap": lambda: gradients(values), "stacked": stacked}
 
 
 def close(given: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
+    """Equal up to rounding, as a whole: in a wide layer some activation lies so near 0 that its sign is rounding."""
+    difference = (given - expected).norm() / expected.norm()
+    assert difference < 1e-3, f"the ways differ by {difference:.1e}"
 
 
 def of(parameter: Tensor) -> Tensor:
@@ -155,7 +162,7 @@ def row(case: Case, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warm-memory", action="store_true", help="keep freed memory, as moesaic's training does")
     options = parser.parse_args()
     # vmap says so where an operator has no batching rule; its time is in the table.
@@ -171,10 +178,9 @@ def main() -> None:
     save(
         "stacked_members_warm" if options.warm_memory else "stacked_members",
         rows,
-        command="python -m benchmarks.stacked_members" + (" --warm-memory" if options.warm_memory else ""),
+        command="stacked_members" + (" --warm-memory" if options.warm_memory else ""),
         rounds=options.rounds,
         threads=NUM_THREADS,
-        batch=BATCH,
         positions=LENGTH,
         largest_stacked=LARGEST_STACKED,
         seed=0,

@@ -1,8 +1,8 @@
 """How a layer is run for many members at once: one small function a kind of layer.
 
-A stacked layer is an ordinary layer, except that its parameters and buffers have a leading member axis. Activations are
-``(member, batch, ..., feature)``. A layer without a rule runs under :func:`torch.func.vmap`, which needs nothing from us
-but is slower, and has no rule of its own for attention on a CPU.
+A stacked layer is an ordinary layer, except that its parameters and buffers have a leading member axis. Activations
+are ``(member, batch, ..., feature)``. A layer without a rule runs under :func:`torch.func.vmap`, which needs nothing
+from us but is slower, and has no rule of its own for attention on a CPU.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _RULES: dict[type[nn.Module], Rule] = {}
 LONGEST_UNFUSED = 48
 """Positions up to which attention is two batched products and a softmax.
 
-The fused kernel takes one head of one sequence at a time, which for short sequences is mostly overhead; for long ones it
-saves the memory of ``position x position`` weights. ``benchmarks/stacked_members.py`` measures both sides.
+The fused kernel takes one head of one sequence at a time, which for short sequences is mostly overhead; for long ones
+it saves the memory of ``position x position`` weights.
 """
 
 
@@ -213,8 +213,12 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
 def _batched_linear(
     inputs: Float[Tensor, "member ... a"], weight: Float[Tensor, "member b a"], bias: Float[Tensor, "member b"] | None
 ) -> Float[Tensor, "member ... b"]:
-    rows = inputs.flatten(1, -2)  # (member, row, feature)
-    return _BatchedLinear.apply(rows, weight, bias).view(*inputs.shape[:-1], -1)
+    tensors = [inputs.flatten(1, -2), weight, bias]  # the first is (member, row, feature)
+    device = inputs.device.type
+    if torch.is_autocast_enabled(device):
+        # Here, so that the gradients come back in the parameters' type.
+        tensors = [tensor if tensor is None else tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+    return _BatchedLinear.apply(*tensors).view(*inputs.shape[:-1], -1)
 
 
 class _BatchedLinear(torch.autograd.Function):

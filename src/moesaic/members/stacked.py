@@ -15,16 +15,16 @@ from moesaic.members.layer_rules import has_rules, run_layer
 
 Execution = Literal["stacked", "loop"]
 
-LARGEST_STACKED = 8_000_000
+LARGEST_STACKED = 100_000_000
 """Multiply-adds of an average layer, for one member and batch, up to which stacking pays."""
 
 
 class StackedMembers(nn.Module):
     """Members of one shape as one model: a module like each of them, its tensors with a leading member axis.
 
-    Train it with the *sum* of the members' losses, not the mean. A member's loss has no gradient for the others, so each
-    is trained as it would be by itself by any optimizer that works element by element, as Adam does. Clipping the norm
-    of all gradients together does not: it scales each member by what the others do.
+    Train it with the *sum* of the members' losses, not the mean. A member's loss has no gradient for the others, so
+    each is trained as it would be by itself by any optimizer that works element by element, as Adam does. Clipping the
+    norm of all gradients together does not: it scales each member by what the others do.
 
     Layers run by rules (:mod:`moesaic.members.layer_rules`), those that have none under ``torch.func.vmap``.
 
@@ -55,7 +55,7 @@ class StackedMembers(nn.Module):
             modules[0], {id(tensors[0]): _like(tensors[0], torch.stack(tensors)) for tensors in columns}
         )
 
-    def forward(self, inputs: Shaped[Tensor, "..."], *, per_member: bool = False) -> Shaped[Tensor, "member ..."]:
+    def forward(self, inputs: Shaped[Tensor, "*axes"], *, per_member: bool = False) -> Shaped[Tensor, "member ..."]:
         """Run every member.
 
         Args:
@@ -100,7 +100,7 @@ class LoopedMembers(nn.Module):
         self.num_members = len(modules)
         self.members = nn.ModuleList(copy.deepcopy(module) for module in modules)
 
-    def forward(self, inputs: Shaped[Tensor, "..."], *, per_member: bool = False) -> Shaped[Tensor, "member ..."]:
+    def forward(self, inputs: Shaped[Tensor, "*axes"], *, per_member: bool = False) -> Shaped[Tensor, "member ..."]:
         """Run every member; see :meth:`StackedMembers.forward`."""
         rows = _inputs_of_members(inputs, self.num_members, per_member)
         return torch.stack([member(row) for member, row in zip(self.members, rows, strict=True)])
@@ -139,10 +139,11 @@ def join_members(
 def choose_execution(modules: Sequence[nn.Module], batch_shape: Sequence[int]) -> Execution:
     """Whether members run faster as one stacked model or one after the other.
 
-    Before PyTorch multiplies it spends some microseconds on each layer of each member, forward and backward. Stacked
-    members share them, and the layers are large enough for all threads. That pays while arithmetic is short beside it:
-    up to :data:`LARGEST_STACKED` multiply-adds of an average layer. Beyond, members fill the threads by themselves and
-    their activations stay in the cache, which those of all members together do not (``benchmarks/stacked_members.py``).
+    Before PyTorch multiplies it spends some microseconds on each layer of each member, forward and backward, and a
+    small product keeps one thread busy at most. Stacked members share the first and fill the threads together. That
+    pays while arithmetic is short beside it: up to :data:`LARGEST_STACKED` multiply-adds of an average layer. Beyond,
+    each member fills the threads by itself and nothing is left to share, while all activations are in memory at once
+    (``benchmarks/stacked_members.py``).
 
     Args:
         modules: The members.
