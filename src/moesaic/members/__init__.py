@@ -3,7 +3,9 @@
 from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.damage import check_numbers
+from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
+from moesaic.members.stacked import LoopedMembers, StackedMembers, choose_execution, join_members
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.writing import Sampling, score_candidates, write_candidates
@@ -14,14 +16,19 @@ __all__ = [
     "Checkpoint",
     "EstimatorMember",
     "EstimatorModule",
+    "LoopedMembers",
     "ModuleMember",
     "NgramEncoder",
     "Sampling",
+    "StackedMembers",
     "TensorHeader",
     "TextClassifier",
     "TextEncoder",
     "WordEncoder",
     "check_numbers",
+    "choose_execution",
+    "join_members",
+    "layer_rule",
     "load_member",
     "load_network",
     "make_text_classifier",
