@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_an_estimator_regresses_too():
 
 def test_bagging_without_resampling_and_with_equal_seeds_equals_the_plain_member():
     plain = network_learner()(TRAIN, seed=3)
-    for network in bag(network_learner(), TRAIN, seeds=[3, 3], replace=False).networks:
+    for network in bag(network_learner(), TRAIN, seeds=[3, 3], replace=False, execution="loop").networks:
         assert_same_bits(network, plain)
 
 
@@ -173,10 +174,63 @@ def test_bagged_members_differ_and_answer_for_what_they_have_not_seen():
 
 
 def test_processes_bag_the_same_members():
-    alone = bag(network_learner(), TRAIN, seeds=[0, 1])
+    alone = bag(network_learner(), TRAIN, seeds=[0, 1], execution="loop")
     together = bag(network_learner(), TRAIN, seeds=[0, 1], num_processes=2)
     for one, other in zip(alone.networks, together.networks, strict=True):
         assert_same_bits(one, other)
+
+
+def perceptron_learner(**options):
+    def make(examples, seed):
+        return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    return NetworkLearner(make, replace(OPTIONS, weight_decay=0.5, max_grad_norm=0.3, **options))
+
+
+def test_members_bagged_as_one_stacked_model_are_the_members_bagged_apart():
+    # Decay and clipping are strong here: both must be each member's own.
+    apart = bag(perceptron_learner(), TRAIN, seeds=[0, 1, 2], execution="loop")
+    stacked = bag(perceptron_learner(), TRAIN, seeds=[0, 1, 2])
+    for one, other in zip(apart.networks, stacked.networks, strict=True):
+        assert not other.training
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            assert theirs.requires_grad
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+        first = next(iter(stacked.networks[0].parameters()))
+        assert other is stacked.networks[0] or not torch.allclose(first, next(iter(other.parameters())))
+
+
+def test_weights_and_offsets_reach_stacked_members():
+    examples = Examples(TRAIN.inputs, TRAIN.labels, torch.rand(120) + 0.5, torch.randn(120, 3))
+    samples, seeds = [examples, examples], [0, 1]
+    apart = perceptron_learner().fit_members(samples, seeds=seeds, execution="loop")
+    stacked = perceptron_learner().fit_members(samples, seeds=seeds, execution="stacked")
+    for one, other in zip(apart, stacked, strict=True):
+        for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_the_loop_is_taken_where_stacking_cannot_keep_the_options():
+    learner = perceptron_learner(gradient_accumulation_steps=2)
+    plain = learner(TRAIN, seed=1)
+    assert_same_bits(learner.fit_members([TRAIN, TRAIN], seeds=[0, 1])[1], plain)
+    sentence = (
+        "Stacked members are trained in one part and with one learning rate: leave out gradient_accumulation_steps and "
+        "learning_rate_scales, or train the members one after the other."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        learner.fit_members([TRAIN, TRAIN], seeds=[0, 1], execution="stacked")
+
+
+def test_only_one_network_learner_stacks():
+    sentence = (
+        "Members are stacked where one NetworkLearner trains them in one process, got 2 learners (NetworkLearner "
+        "first) and 1 processes. Leave execution out."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        bag([network_learner(), tree_learner()], TRAIN, seeds=[0, 1], execution="stacked")
+    with pytest.raises(ValueError, match=r"^execution must be 'auto', 'stacked' or 'loop', got 'fast'\.$"):
+        bag(network_learner(), TRAIN, seeds=[0, 1], execution="fast")
 
 
 def test_a_bootstrap_smaller_than_a_batch_is_refused():

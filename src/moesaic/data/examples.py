@@ -134,7 +134,7 @@ _POOL = 16
 """Batches among which examples are sorted by length: enough that each is of nearly one length, all of them shuffled."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)  # members that are trained together take turns
 def _epoch_order(sampler: ExampleSampler, epoch: int) -> Int[Tensor, "step batch"]:
     digest = hashlib.blake2b(f"{sampler.seed}:{epoch}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)

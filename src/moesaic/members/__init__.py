@@ -5,7 +5,14 @@ from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoin
 from moesaic.members.damage import check_numbers
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
-from moesaic.members.stacked import LoopedMembers, StackedMembers, choose_execution, join_members
+from moesaic.members.stacked import (
+    Execution,
+    LoopedMembers,
+    StackedMembers,
+    check_execution,
+    choose_execution,
+    join_members,
+)
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.writing import Sampling, score_candidates, write_candidates
@@ -16,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "EstimatorMember",
     "EstimatorModule",
+    "Execution",
     "LoopedMembers",
     "ModuleMember",
     "NgramEncoder",
@@ -25,6 +33,7 @@ __all__ = [
     "TextClassifier",
     "TextEncoder",
     "WordEncoder",
+    "check_execution",
     "check_numbers",
     "choose_execution",
     "join_members",

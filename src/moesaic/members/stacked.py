@@ -130,10 +130,19 @@ def join_members(
         >>> type(join_members([nn.Linear(64, 64) for _ in range(16)])).__name__
         'StackedMembers'
     """
+    check_execution(execution)
     chosen = choose_execution(modules, batch_shape) if execution == "auto" else execution
-    if chosen not in ("stacked", "loop"):
-        raise ValueError(f"execution must be 'auto', 'stacked' or 'loop', got {execution!r}.")
     return StackedMembers(modules) if chosen == "stacked" else LoopedMembers(modules)
+
+
+def check_execution(execution: str) -> None:
+    """Refuse words that do not say how members are run.
+
+    Raises:
+        ValueError: If it is not ``auto``, ``stacked`` or ``loop``.
+    """
+    if execution not in ("auto", "stacked", "loop"):
+        raise ValueError(f"execution must be 'auto', 'stacked' or 'loop', got {execution!r}.")
 
 
 def choose_execution(modules: Sequence[nn.Module], batch_shape: Sequence[int]) -> Execution:

@@ -22,6 +22,7 @@ from moesaic.training.processes import is_main, num_processes, process_group, tr
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
+from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
     HeldOut,
     collect_held_out,
@@ -78,6 +79,7 @@ __all__ = [
     "fit_combiner",
     "fit_round",
     "fit_snapshots",
+    "fit_stacked",
     "fit_step_sizes",
     "fit_weights",
     "gradient_boost",

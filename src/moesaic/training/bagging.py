@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,7 +14,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor, nn
 
 from moesaic.data import Examples, Rows, bootstrap, out_of_bag
-from moesaic.training.classification import Learner, accuracy, predict_logits
+from moesaic.members import Execution
+from moesaic.training.classification import Learner, NetworkLearner, accuracy, predict_logits
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def bag(
     max_samples: float = 1.0,
     replace: bool = True,
     num_processes: int = 1,
+    execution: Execution | Literal["auto"] = "auto",
 ) -> Bag:
     """Fit one member a seed, each on its own resample of the examples.
 
@@ -49,9 +53,11 @@ def bag(
         max_samples: Rows drawn, as a share of all.
         replace: Draw with replacement.
         num_processes: Members fitted at once, each in a process of its own; they share out the threads.
+        execution: How one process trains members of one shape: ``stacked`` as one model, ``loop`` one after the other,
+            ``auto`` as it is faster. They are the same up to rounding and to where dropout falls.
 
     Raises:
-        ValueError: If there is no seed, or no learner.
+        ValueError: If there is no seed, or no learner, or members are to be stacked that cannot be.
         DataError: If a resample is smaller than a batch.
 
     Example:
@@ -69,10 +75,16 @@ def bag(
     if not seeds or not kinds:
         raise ValueError(f"Bagging needs a learner and a seed a member, got {len(kinds)} learners, {len(seeds)} seeds.")
     drawn = [bootstrap(len(examples), seed=seed, max_samples=max_samples, replace=replace) for seed in seeds]
-    fits = [
-        (kinds[number % len(kinds)], examples.take(rows), seed)
-        for number, (rows, seed) in enumerate(zip(drawn, seeds, strict=True))
-    ]
+    samples = [examples.take(rows) for rows in drawn]
+    first = kinds[0]
+    if len(kinds) == 1 and isinstance(first, NetworkLearner) and num_processes == 1:
+        return Bag(tuple(first.fit_members(samples, seeds=seeds, execution=execution)), tuple(drawn))
+    if execution == "stacked":
+        raise ValueError(
+            "Members are stacked where one NetworkLearner trains them in one process, got "
+            f"{len(kinds)} learners ({type(first).__name__} first) and {num_processes} processes. Leave execution out."
+        )
+    fits = zip(cycle(kinds), samples, seeds, strict=False)
     if num_processes == 1:
         networks = [learner(sample, seed=seed) for learner, sample, seed in fits]
     else:

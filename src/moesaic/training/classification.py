@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.data import ExampleBatch, Examples, ExampleSampler
-from moesaic.members import EstimatorModule, TextClassifier
+from moesaic.members import EstimatorModule, Execution, TextClassifier, check_execution, choose_execution
 from moesaic.training.loop import fit
 from moesaic.training.objectives import Losses
 from moesaic.training.options import TrainingOptions
 from moesaic.training.processes import training_device
+from moesaic.training.stacked import fit_stacked, trains_stacked
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,46 @@ class NetworkLearner:
         Raises:
             DataError: If there are fewer examples than a batch has.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self.make(examples, seed)
-            sampler = sample_examples(network, examples, batch_size=self.options.batch_size, seed=seed)
-            fit(network, sampler, self.objective, replace(self.options, seed=seed))
+        (network,) = self.fit_members([examples], seeds=[seed])
         return network
+
+    def fit_members(
+        self, samples: Sequence[Examples], *, seeds: Sequence[int], execution: Execution | Literal["auto"] = "auto"
+    ) -> list[nn.Module]:
+        """Train one network a sample.
+
+        Args:
+            samples: What each learns from.
+            seeds: One a network.
+            execution: ``stacked``: as one model (:func:`moesaic.training.fit_stacked`); ``loop``: one after the other;
+                ``auto``: stacked where that pays (:func:`moesaic.members.choose_execution`).
+
+        Raises:
+            DataError: If there are fewer examples than a batch has.
+            ValueError: If ``execution`` is none of these, or stacking is asked for and the networks or options do not
+                allow it.
+        """
+        check_execution(execution)
+        with torch.random.fork_rng(devices=[]):
+            networks, samplers = [], []
+            for examples, seed in zip(samples, seeds, strict=True):
+                torch.manual_seed(seed)
+                networks.append(self.make(examples, seed))
+                samplers.append(sample_examples(networks[-1], examples, batch_size=self.options.batch_size, seed=seed))
+            if execution == "auto":
+                execution = self._choose_execution(networks, samplers)
+            if execution == "stacked":
+                return fit_stacked(networks, samplers, self.objective, replace(self.options, seed=seeds[0]))
+            for network, sampler, seed in zip(networks, samplers, seeds, strict=True):
+                fit(network, sampler, self.objective, replace(self.options, seed=seed))
+        return networks
+
+    def _choose_execution(self, networks: Sequence[nn.Module], samplers: Sequence[ExampleSampler]) -> Execution:
+        inputs = samplers[0].examples.inputs
+        if len(inputs) != 1 or not trains_stacked(self.options):
+            return "loop"
+        # The last axis holds the features, those before it rows and positions.
+        return choose_execution(networks, (self.options.batch_size, *inputs[0].shape[1:-1]))
 
 
 def sample_examples(network: nn.Module, examples: Examples, *, batch_size: int, seed: int) -> ExampleSampler:

@@ -30,6 +30,7 @@ def fit(
     *,
     checkpoint_folder: Path | None = None,
     on_step: OnStep | None = None,
+    per_member: bool = False,
 ) -> list[StepRecord]:
     """Train a network in place.
 
@@ -45,6 +46,8 @@ def fit(
         options: How.
         checkpoint_folder: Where to continue from and to write checkpoints; without it there are none.
         on_step: Told of every step.
+        per_member: Whether the parameters of several members are stacked, one along the first axis of each
+            (:func:`moesaic.training.fit_stacked`): gradients are then clipped, and weights decay, member by member.
 
     Returns:
         One record a step, those before a continued checkpoint included.
@@ -63,7 +66,8 @@ def fit(
     device = training_device()
     freeze(network, options.learning_rate_scales)
     network.to(device).train()
-    optimizer = build_optimizer(network, options)
+    optimizer = build_optimizer(network, options, per_member=per_member)
+    clip = clip_each_member if per_member else clip_gradients
     history = load_checkpoint(checkpoint_folder, network, optimizer) if checkpoint_folder else []
     step_losses = _share(_StepLosses(network, objective), device)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -80,7 +84,7 @@ def fit(
                 f"Lower learning_rate ({options.learning_rate:g}) or raise num_warmup_steps "
                 f"({options.num_warmup_steps}); the last checkpoint is kept."
             )
-        clip_gradients(parameters, options.max_grad_norm)
+        clip(parameters, options.max_grad_norm)
         optimizer.step()
         num_tokens = (step + 1) * options.tokens_per_step
         history.append(StepRecord(step + 1, loss, parts, learning_rate, num_tokens))
@@ -105,6 +109,15 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
     short = total_norm.device.type == "cpu" and bool(max_norm / (total_norm + 1e-6) >= 1)
     if not short:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)
+
+
+def clip_each_member(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Clip the gradients of stacked members, the first axis of each parameter, as if each were alone."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
+    factors = (max_norm / (squares.sum(dim=0).sqrt() + 1e-6)).clamp(max=1)  # (member,)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
 
 
 class _StepLosses(nn.Module):

@@ -27,12 +27,18 @@ def learning_rate_factor(step: int, options: TrainingOptions) -> float:
     return options.final_learning_rate + (1 - options.final_learning_rate) * cosine
 
 
-def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained; matrices decay, norms and biases do not."""
+def build_optimizer(network: nn.Module, options: TrainingOptions, *, per_member: bool = False) -> torch.optim.AdamW:
+    """AdamW over the parameters that are trained; matrices decay, norms and biases do not.
+
+    Args:
+        network: What is trained.
+        options: How.
+        per_member: Whether parameters have a leading member axis, so that biases are matrices.
+    """
     alike: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            decay = options.weight_decay if parameter.dim() > 1 else 0.0
+            decay = options.weight_decay if parameter.dim() > 1 + per_member else 0.0
             alike.setdefault((decay, scale_of(name, options.learning_rate_scales)), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": decay, "scale": scale} for (decay, scale), parameters in alike.items()
