@@ -73,7 +73,7 @@ class Answers:
     Attributes:
         logits: Scores of each split.
         num_parameters: Parameters that answer, on average over the queries.
-        seconds: Training time, its members' included.
+        seconds: Processor seconds of training and answering, its members' included; each job has one thread and process.
     """
 
     logits: Logits
@@ -107,4 +107,4 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def answers(network: nn.Module, intents: Intents, started: float) -> Answers:
-    return Answers(predict(network, intents), count_parameters(network), time.perf_counter() - started)
+    return Answers(predict(network, intents), count_parameters(network), time.process_time() - started)

@@ -40,7 +40,7 @@ SMALL = "TF-IDF with word pairs, linear SVM"
 
 
 def fit_member(name: str, intents: Intents, seed: int, *, with_out_of_scope: bool = False) -> Answers:
-    started = time.perf_counter()
+    started = time.process_time()
     train, num_classes = intents.train, OUT_OF_SCOPE
     if with_out_of_scope:
         num_classes += 1
@@ -59,7 +59,7 @@ def cheap_learner(num_epochs: float) -> NetworkLearner:
 
 
 def fit_bag(intents: Intents, seed: int) -> Answers:
-    started = time.perf_counter()
+    started = time.process_time()
     bagged = bag(cheap_learner(6), intents.train, seeds=range(10 * seed, 10 * seed + 5))
     made = answers(mixture(bagged.networks, Average()), intents, started)
     print(f"seed {seed}: the bag's accuracy out of bag is {out_of_bag_accuracy(bagged, intents.train):.4f}", flush=True)
@@ -67,14 +67,14 @@ def fit_bag(intents: Intents, seed: int) -> Answers:
 
 
 def fit_adaboost(intents: Intents, seed: int) -> Answers:
-    started = time.perf_counter()
+    started = time.process_time()
     boosted = adaboost(cheap_learner(3), intents.train, num_classes=OUT_OF_SCOPE, num_rounds=5, seed=10 * seed)
     print(f"seed {seed}: SAMME's errors {boosted.losses}, alphas {boosted.weights}", flush=True)
     return answers(mixture(boosted.networks, Additive(boosted.weights)), intents, started)
 
 
 def fit_gradient_boost(intents: Intents, seed: int) -> Answers:
-    started = time.perf_counter()
+    started = time.process_time()
     # Targets as they are: a smoothed loss would have the second member take back what the first is sure of.
     learner = replace(cheap_learner(2), objective=Classification())
     boosted = gradient_boost(learner, intents.train, intents.validation, num_rounds=5, seed=10 * seed)
@@ -83,7 +83,7 @@ def fit_gradient_boost(intents: Intents, seed: int) -> Answers:
 
 
 def fit_cycles(intents: Intents, seed: int) -> tuple[list[nn.Module], float]:
-    started = time.perf_counter()
+    started = time.process_time()
     learner = cheap_learner(12)
     network = learner.make(intents.train, seed)
     sampler = sample_examples(network, intents.train, batch_size=BATCH_SIZE, seed=seed)
@@ -104,7 +104,7 @@ def fit_soup(intents: Intents, seed: int) -> Answers:
 
 def fit_out_of_fold(intents: Intents, seed: int) -> Answers:
     """Two cheap members, stacked on predictions for the training split: the validation split is not needed."""
-    started = time.perf_counter()
+    started = time.process_time()
     learners: dict[str, Learner] = {"svm": LEARNERS[SMALL](OUT_OF_SCOPE), "n-grams": cheap_learner(4)}
     made = out_of_fold_logits(learners, intents.train, num_folds=3, seed=10 * seed)
     temperatures = [fit_temperature(logits, intents.train.labels) for logits in made.member_logits]

@@ -56,7 +56,7 @@ def figures(made: Answers, intents: Intents) -> dict[str, float]:
         "threshold: recall": 100 * recall,
         "validation": 100 * float((made.logits["validation"].argmax(-1) == intents.validation.labels).float().mean()),
         "M parameters": made.num_parameters / 1e6,
-        "seconds": made.seconds,
+        "CPU seconds": made.seconds,
     }
 
 
@@ -91,7 +91,7 @@ def summarize(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         values = np.array([run[column] for run in runs])
         if column in ("low", "high"):
             continue
-        digits = 3 if column.startswith("nats") else 1 if column not in ("seconds",) else 0
+        digits = 3 if column.startswith("nats") else 1 if column != "CPU seconds" else 0
         row[column] = f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
         if column == "accuracy":
             row["95% interval"] = f"{runs[0]['low']:.1f}–{runs[0]['high']:.1f}"
