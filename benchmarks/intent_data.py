@@ -73,7 +73,7 @@ class Answers:
     Attributes:
         logits: Scores of each split.
         num_parameters: Parameters that answer, on average over the queries.
-        seconds: Processor seconds of training and answering, its members' included; each job has one thread and process.
+        seconds: Processor seconds of training and answering, its members' included; every job has one thread.
     """
 
     logits: Logits
