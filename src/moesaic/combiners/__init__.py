@@ -3,6 +3,7 @@
 from moesaic.combiners.additive import Additive
 from moesaic.combiners.average import Average
 from moesaic.combiners.base import COMBINERS, Combined, Combiner, State, build_combiner, register
+from moesaic.combiners.clustered import Clustered
 from moesaic.combiners.deferral import (
     CalibratedThreshold,
     calibrate_threshold,
@@ -37,6 +38,7 @@ __all__ = [
     "BayesRisk",
     "CalibratedThreshold",
     "Cascade",
+    "Clustered",
     "Combined",
     "Combiner",
     "DomainWeighted",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moesaic.combiners import Combiner
 from moesaic.data import NOT_SCORED, EvaluationBlocks
 from moesaic.tasks import next_token_nats
+from moesaic.training.memory import keep_memory_warm
 
 MAX_VALUES = 2**28
 """Scores that are held in memory at most: a gigabyte."""
@@ -296,6 +297,7 @@ def fit_combiner(
         raise ValueError(f"{type(combiner).__name__} has no parameters to fit; use it as it is.")
     if getattr(combiner, "space", None) == "probability":
         held_out = held_out.reduced(combiner, batch_size)
+    keep_memory_warm()
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(held_out), generator=generator)
     num_kept = min(len(held_out) - 1, max(1, round(len(held_out) * validation_fraction)))
