@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from moesaic.data import PackedDocuments, assign_balanced, center_groups, find_clusters
+from moesaic.data import Domain, PackedDocuments, assign_balanced, center_groups, find_clusters, regroup
 from moesaic.errors import DataError
 
 VOCAB = 30
@@ -81,3 +81,24 @@ def test_more_clusters_than_documents_are_refused():
     sentence = "num_clusters must be from 1 to the number of documents (60), got 61."
     with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
         find_clusters(DOCUMENTS, 61, vocab_size=VOCAB)
+
+
+def test_documents_are_dealt_to_clusters_and_stay_in_their_split():
+    def encode(texts):
+        return [[int(token) for token in text.split()] for text in texts]
+
+    def write(documents):
+        return tuple(" ".join(map(str, document)) for document in documents)
+
+    domain = Domain("all", write(DOCUMENTS), write(draw(0, 3, seed=5)), write(draw(2, 4, seed=6)))
+    clusters = center_groups(TOPICS, vocab_size=VOCAB, num_features=5)
+    dealt = regroup([domain], clusters, encode)
+    assert [cluster.name for cluster in dealt] == ["cluster-1", "cluster-2", "cluster-3"]
+    assert [len(cluster.validation) for cluster in dealt] == [3, 0, 0]
+    assert [len(cluster.test) for cluster in dealt] == [0, 0, 4]
+    assert sorted(text for cluster in dealt for text in cluster.train) == sorted(domain.train)
+
+
+def test_typical_tokens_are_those_of_the_topic():
+    clusters = center_groups(TOPICS, vocab_size=VOCAB, num_features=5)
+    assert all(20 <= token < 30 for token in clusters.typical_tokens(2, 5))

@@ -13,7 +13,7 @@ from moesaic.data.batches import (
     pack_documents,
     tokenize_domain,
 )
-from moesaic.data.clusters import Clusters, assign_balanced, center_groups, find_clusters
+from moesaic.data.clusters import Clusters, assign_balanced, center_groups, find_clusters, regroup
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
@@ -75,6 +75,7 @@ __all__ = [
     "name_sources",
     "out_of_bag",
     "pack_documents",
+    "regroup",
     "take_documents",
     "tokenize_domain",
     "train_tokenizer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, eye_array, kron
 
+from moesaic.data.domains import Domain
 from moesaic.errors import DataError
 
 Documents = Sequence[ArrayLike]
@@ -38,6 +39,11 @@ class Clusters:
     def distances(self, documents: Documents) -> Float[NDArray[np.float32], "document cluster"]:
         """Squared distance of every document to every center, from 0 to 4."""
         return _distances(_places(_count(documents, len(self.token_places)), self.token_places), self.centers)
+
+    def typical_tokens(self, cluster: int, num_tokens: int = 8) -> list[int]:
+        """The tokens that draw a text the most to a cluster, less to the others."""
+        others = np.delete(self.centers, cluster, axis=0).mean(axis=0) if len(self.centers) > 1 else 0
+        return (-self.token_places @ (self.centers[cluster] - others)).argsort()[:num_tokens].tolist()
 
     def nearest(self, documents: Documents) -> Int[NDArray[np.int64], " document"]:
         """The cluster of each document."""
@@ -128,6 +134,31 @@ def find_clusters(
             break
         labels, centers = dealt, _centers(places, dealt, num_clusters)
     return Clusters(token_places, centers)
+
+
+def regroup(
+    domains: Sequence[Domain], clusters: Clusters, encode: Callable[[Sequence[str]], Documents]
+) -> list[Domain]:
+    """Deal the documents of all domains to clusters; each stays in its split.
+
+    Args:
+        domains: The domains.
+        clusters: What was found among their training documents.
+        encode: From texts to the token ids of each.
+
+    Returns:
+        One domain a cluster: ``cluster-1`` and so on.
+    """
+    dealt: dict[str, list[list[str]]] = {}
+    for split in ("train", "validation", "test"):
+        texts = [text for domain in domains for text in getattr(domain, split)]
+        dealt[split] = [[] for _ in clusters.centers]
+        for text, cluster in zip(texts, clusters.nearest(encode(texts)) if texts else (), strict=True):
+            dealt[split][cluster].append(text)
+    return [
+        Domain(f"cluster-{number}", *map(tuple, parts))
+        for number, parts in enumerate(zip(*dealt.values(), strict=True), 1)
+    ]
 
 
 def assign_balanced(costs: Float[NDArray[np.float32], "row cluster"]) -> Int[NDArray[np.int64], " row"]:
