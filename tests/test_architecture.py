@@ -23,6 +23,7 @@ ORDER = [
     "mixture",
     "text_mixture",
     "module_mixture",
+    "routed_mixture",
     "training",
     "arena",
     "explanation",
