@@ -15,6 +15,7 @@ from moesaic.training.classification import (
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
+from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
@@ -57,11 +58,14 @@ __all__ = [
     "HeldOut",
     "Learner",
     "Losses",
+    "MixtureLossName",
+    "MixtureObjective",
     "NetworkLearner",
     "Objective",
     "OnStep",
     "OutOfFold",
     "ReweightedLanguageModeling",
+    "RouterBalance",
     "SparseLanguageModeling",
     "StagewiseLanguageModeling",
     "StepRecord",
