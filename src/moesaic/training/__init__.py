@@ -13,6 +13,7 @@ from moesaic.training.classification import (
     sample_examples,
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
+from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
@@ -54,6 +55,8 @@ __all__ = [
     "BoostingMethod",
     "Classification",
     "DocumentSample",
+    "EMFit",
+    "EMIteration",
     "EstimatorLearner",
     "HeldOut",
     "Learner",
@@ -81,6 +84,7 @@ __all__ = [
     "combined_nats",
     "fit",
     "fit_combiner",
+    "fit_em",
     "fit_round",
     "fit_snapshots",
     "fit_stacked",

@@ -125,6 +125,10 @@ class RouterBalance:
         return total, {name: loss for name, (_, loss) in counted.items()}
 
 
+NO_BALANCE = RouterBalance()
+"""No balance losses."""
+
+
 @dataclass(frozen=True)
 class MixtureObjective:
     """What a :class:`moesaic.RoutedMixture` minimizes; for :func:`moesaic.training.fit`.
@@ -155,7 +159,7 @@ class MixtureObjective:
 
     loss: MixtureLossName = "likelihood"
     noise_scale: float = 1.0
-    balance: RouterBalance = RouterBalance()
+    balance: RouterBalance = NO_BALANCE
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(MixtureLossName):
@@ -210,3 +214,7 @@ class MixtureObjective:
         if mixture.regression:
             member_losses = gaussian_nats(member_losses, output.logits.shape[-1], self.noise_scale)
         return "nats", likelihood_loss(weights, member_losses)
+
+
+LIKELIHOOD = MixtureObjective()
+"""The mixture's likelihood, without balance losses: where to start."""
