@@ -23,6 +23,14 @@ from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
 from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
+from moesaic.training.routed import (
+    MIXTURE_MEMBERS_ONLY,
+    MIXTURE_ROUTER_ONLY,
+    fit_experts,
+    fit_jointly,
+    fit_router,
+    router_alarms,
+)
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
@@ -48,6 +56,8 @@ from moesaic.training.validation import validation_nats
 
 __all__ = [
     "FEED_FORWARD_ONLY",
+    "MIXTURE_MEMBERS_ONLY",
+    "MIXTURE_ROUTER_ONLY",
     "ROUTER_ONLY",
     "Bag",
     "Boosted",
@@ -85,7 +95,10 @@ __all__ = [
     "fit",
     "fit_combiner",
     "fit_em",
+    "fit_experts",
+    "fit_jointly",
     "fit_round",
+    "fit_router",
     "fit_snapshots",
     "fit_stacked",
     "fit_step_sizes",
@@ -105,6 +118,7 @@ __all__ = [
     "process_group",
     "regression",
     "resolve_precision",
+    "router_alarms",
     "sample_documents",
     "sample_examples",
     "select_greedily",
