@@ -24,6 +24,7 @@ ORDER = [
     "text_mixture",
     "module_mixture",
     "routed_mixture",
+    "multi_task_mixture",
     "training",
     "arena",
     "explanation",

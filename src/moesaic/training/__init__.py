@@ -17,6 +17,7 @@ from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
+from moesaic.training.multi_task import MultiTaskObjective, TaskWeighting
 from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
@@ -73,6 +74,7 @@ __all__ = [
     "Losses",
     "MixtureLossName",
     "MixtureObjective",
+    "MultiTaskObjective",
     "NetworkLearner",
     "Objective",
     "OnStep",
@@ -82,6 +84,7 @@ __all__ = [
     "SparseLanguageModeling",
     "StagewiseLanguageModeling",
     "StepRecord",
+    "TaskWeighting",
     "TrainingOptions",
     "Votes",
     "accuracy",
