@@ -181,6 +181,15 @@ def test_a_routers_seed_makes_its_weights():
     assert not torch.equal(router(3, seed=1)(INPUTS), router(3, seed=2)(INPUTS))
 
 
+def test_a_saved_router_chooses_as_before_bit_by_bit(tmp_path):
+    members = make(4)
+    mixture = RoutedMixture(members, router(4, hidden_size=8), top_k=2, normalize=False, space="logit", name="four")
+    mixture.save_router(tmp_path)
+    loaded = RoutedMixture.load(tmp_path, members, router(4, hidden_size=8, seed=1))
+    assert torch.equal(loaded(INPUTS).logits, mixture(INPUTS).logits)
+    assert (loaded.name, loaded.top_k, loaded.normalize) == ("four", 2, False)
+
+
 def test_a_mixture_prints_its_members():
     expected = "RoutedMixture([member-0, member-1], FeatureRouter, top_k=1)"
     assert repr(RoutedMixture(make(2), router(2), top_k=1)) == expected
@@ -250,3 +259,24 @@ def test_the_row_that_broke_a_member_is_numbered_in_the_batch():
     )
     with pytest.raises(MemberError, match=f"^{re.escape(sentence)}$"):
         RoutedMixture(members, SecondRowOnly(), top_k=1)(INPUTS[:2])
+
+
+def test_a_router_is_not_loaded_for_other_members(tmp_path):
+    members = make(2)
+    RoutedMixture(members, router(2)).save_router(tmp_path)
+    sentence = (
+        f"{tmp_path}: the router was saved for the members member-0, member-1, and was given member-1, member-0. Give "
+        "the same members in the same order."
+    )
+    with pytest.raises(IncompatibleMembersError, match=f"^{re.escape(sentence)}$"):
+        RoutedMixture.load(tmp_path, members[::-1], router(2))
+
+
+def test_an_estimator_cannot_be_saved_as_a_router(tmp_path):
+    estimator = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    sentence = (
+        "The router (EstimatorModule) has no parameters that can be saved, as a fitted estimator has none. Fit a "
+        "FeatureRouter or another network instead."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        RoutedMixture(make(2), EstimatorModule(estimator)).save_router(tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moesaic.combiners import Space, combine, top_k_routing
@@ -155,6 +158,56 @@ class RoutedMixture(nn.Module):
         check_sizes({name: output.shape[-1] for name, output in outputs.items()})
         by_slot = torch.cat(list(outputs.values()))[slots.argsort()]
         return by_slot.unflatten(0, (num_rows, num_slots)).movedim(1, 0)
+
+    def save_router(self, folder: str | Path) -> None:
+        """Write how members are chosen as JSON, the router's parameters as safetensors; members are not saved.
+
+        Raises:
+            ValueError: If the router has no parameters to save, as a fitted estimator has none.
+        """
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.router.state_dict().items()}
+        if not tensors:
+            raise ValueError(
+                f"The router ({type(self.router).__name__}) has no parameters that can be saved, as a fitted "
+                "estimator has none. Fit a FeatureRouter or another network instead."
+            )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {"members": self.member_names, **self._arguments()}
+        (folder / "mixture.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, folder / "router.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path, members: Sequence[Member], router: nn.Module) -> RoutedMixture:
+        """Make a mixture with the router that :meth:`save_router` wrote.
+
+        Args:
+            folder: Where it was written.
+            members: The members, by the names and in the order that they had.
+            router: A router of the same shape; its parameters are replaced in place.
+
+        Raises:
+            IncompatibleMembersError: If the members are called otherwise.
+        """
+        described = json.loads((Path(folder) / "mixture.json").read_text(encoding="utf-8"))
+        saved_names = described.pop("members")
+        names = [member.name for member in members]
+        if names != saved_names:
+            raise IncompatibleMembersError(
+                f"{folder}: the router was saved for the members {', '.join(saved_names)}, and was given "
+                f"{', '.join(names)}. Give the same members in the same order."
+            )
+        router.load_state_dict(load_file(Path(folder) / "router.safetensors"))
+        return cls(members, router, **described)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "top_k": self.top_k,
+            "normalize": self.normalize,
+            "space": self.space,
+            "regression": self.regression,
+            "name": self.name,
+        }
 
     def __repr__(self) -> str:
         asked = "all" if self.top_k is None else self.top_k
