@@ -106,6 +106,21 @@ def test_networks_and_estimators_are_experts_of_one_mixture():
     torch.testing.assert_close(mixture(INPUTS).logits.squeeze(1), NUMBERS.labels, atol=0.4, rtol=0)
 
 
+def test_an_expert_may_be_a_mixture_that_em_fits():
+    # class 1 lies in two bands: four pieces, of which each branch has two
+    examples = Examples(INPUTS, ((INPUTS.squeeze(1).abs() - 1 + NOISE).abs() < 0.5).long())
+
+    def branch(examples, *, seed):
+        return fit_em([LOGISTIC, LOGISTIC], router(2), examples, num_iterations=4, seed=seed).mixture()
+
+    fitted = fit_em([branch, branch], router(2), examples, num_iterations=4)
+    mixture = fitted.mixture(["low", "high"])
+    assert [type(member).__name__ for member in mixture.members] == ["RoutedMixture", "RoutedMixture"]
+    likelihoods = [iteration.log_likelihood for iteration in fitted.iterations]
+    assert likelihoods == sorted(likelihoods)
+    assert accuracy(predict_logits(mixture, INPUTS), examples.labels) > 0.9
+
+
 def test_one_expert_is_the_plain_fit():
     only = EstimatorLearner(lambda seed: DummyClassifier(strategy="prior"))
     fitted = fit_em([LINE], only, NUMBERS, regression=True)

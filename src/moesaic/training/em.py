@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +104,9 @@ def fit_em(
     (networks, penalized estimators) make it generalized EM: a fit is kept only if the expected likelihood is no lower
     with it, so that the mixture's likelihood never decreases. Networks go on training from where they are.
 
+    A learner may itself be EM (``lambda examples, seed: fit_em(..., examples, seed=seed).mixture()``): a hierarchical
+    mixture. To the mixture above, one of numbers is then a Gaussian around its output.
+
     An expert dies when its responsibilities add up to less than :data:`FEWEST_ROWS` rows. It stays in the mixture as it
     was last fitted, with a warning, is sent next to nothing, and is fitted again if rows come back to it.
 
@@ -144,7 +146,7 @@ def fit_em(
     """
     _check(experts, examples, smallest_noise)
     if responsibilities is None:
-        responsibilities = _clusters(examples.inputs, len(experts), seed)
+        responsibilities = _clusters(examples, len(experts), seed)
     _check_responsibilities(responsibilities, len(examples), len(experts))
     counts = _counts(examples)
     noise_floor = _noise_floor(examples.labels, smallest_noise) if regression else None
@@ -300,14 +302,15 @@ def _noise_floor(labels: Tensor, smallest_noise: float) -> float:
     return max(smallest_noise * float(spread), 1e-12)  # labels that are all the same have no spread
 
 
-def _clusters(inputs: Any, num_experts: int, seed: int) -> Float[Tensor, "row expert"]:
-    if not isinstance(inputs, (Tensor, np.ndarray)):
+def _clusters(examples: Examples, num_experts: int, seed: int) -> Float[Tensor, "row expert"]:
+    if not isinstance(examples.inputs, (Tensor, np.ndarray)):
         raise ValueError(
-            f"EM begins with clusters of the inputs, which must be numbers for that, got {type(inputs).__name__}. Give "
-            "responsibilities, for example one expert a known domain."
+            "EM begins with clusters of the inputs, which must be numbers for that, got "
+            f"{type(examples.inputs).__name__}. Give responsibilities, for example one expert a known domain."
         )
-    rows = torch.as_tensor(inputs).flatten(1).numpy()
-    clusters = KMeans(num_experts, n_init=4, random_state=seed).fit_predict(rows)
+    rows = torch.as_tensor(examples.inputs).flatten(1).numpy()
+    means = KMeans(num_experts, n_init=4, random_state=seed)
+    clusters = means.fit_predict(rows, sample_weight=_counts(examples).numpy())
     own = nn.functional.one_hot(torch.from_numpy(clusters).long(), num_experts).double()
     return _OWN_CLUSTER * own + (1 - _OWN_CLUSTER) / num_experts
 

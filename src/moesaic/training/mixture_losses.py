@@ -131,7 +131,7 @@ NO_BALANCE = RouterBalance()
 
 @dataclass(frozen=True)
 class MixtureObjective:
-    """What a :class:`moesaic.RoutedMixture` minimizes; for :func:`moesaic.training.fit`.
+    """What a :class:`moesaic.routed_mixture.RoutedMixture` minimizes; for :func:`moesaic.training.fit`.
 
     - ``likelihood``: ``-log Σ_m g_m p_m``. Right where members are to specialize and the mixture's distribution is what
       is used: start with it. For numbers, ``p_m`` is a Gaussian around the member's output.

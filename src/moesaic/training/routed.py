@@ -18,10 +18,10 @@ from moesaic.training.records import OnStep, StepRecord
 from moesaic.types import Routing
 
 MIXTURE_ROUTER_ONLY = {"*": 0.0, "router.*": 1.0, "router.encoder.*": 0.0}
-"""Learning-rate scales that train the router of a :class:`moesaic.RoutedMixture` alone."""
+"""Learning-rate scales that train the router of a :class:`moesaic.routed_mixture.RoutedMixture` alone, its encoder frozen."""
 
 MIXTURE_MEMBERS_ONLY = {"router.*": 0.0}
-"""Learning-rate scales that train the members of a :class:`moesaic.RoutedMixture` alone, under its router."""
+"""Learning-rate scales that train the members of a routed mixture alone, under the router that it has."""
 
 DEAD_SHARE = 0.1
 """A member whose share of the weight is below this part of an even one is as good as dead."""
