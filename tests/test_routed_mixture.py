@@ -9,6 +9,7 @@ from torch import nn
 from moesaic.errors import IncompatibleMembersError, MemberError
 from moesaic.members import EstimatorMember, EstimatorModule, ModuleMember
 from moesaic.routed_mixture import FeatureRouter, RoutedMixture
+from moesaic.testing import check_router
 
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(3))
 
@@ -34,6 +35,48 @@ class Counting(nn.Module):
     def forward(self, inputs):
         self.num_rows += len(inputs)
         return self.linear(inputs)
+
+
+class Encoder(nn.Module):
+    """Four inputs become six features."""
+
+    def forward(self, inputs):
+        return torch.cat([inputs, inputs[:, :2].square()], dim=1)
+
+
+@pytest.mark.parametrize(
+    "make_router",
+    [
+        router,
+        lambda num_members: router(num_members, hidden_size=8),
+        lambda num_members: FeatureRouter(num_features=6, num_members=num_members, encoder=Encoder()),
+    ],
+    ids=["linear", "perceptron", "over an encoder"],
+)
+def test_a_router_keeps_its_contract(make_router):
+    check_router(make_router, INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("score", "promise"),
+    [
+        (lambda scores: 5 * (scores - scores.mean(dim=0)), "other rows of the batch change the output"),
+        (lambda scores: scores + torch.rand(scores.shape), "made twice, it does not give the same bits"),
+        (lambda scores: scores.detach(), "no gradient reaches the router"),
+    ],
+    ids=["reads other rows", "random", "without gradients"],
+)
+def test_a_router_that_breaks_its_contract_is_found_out(score, promise):
+    class Broken(nn.Module):
+        def __init__(self, num_members):
+            super().__init__()
+            self.scores = router(num_members)
+
+        def forward(self, inputs):
+            return score(self.scores(inputs))
+
+    with pytest.raises(AssertionError, match=f"^{promise}"):
+        check_router(Broken, INPUTS)
 
 
 def test_classes_are_mixed_by_their_probabilities():
