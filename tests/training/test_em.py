@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from moesaic.data import Examples
+from moesaic.errors import TrainingError
 from moesaic.training import (
     EstimatorLearner,
     MixtureObjective,
@@ -215,6 +216,7 @@ def test_an_expert_that_dies_is_left_as_it_was_with_a_warning():
     ("experts", "arguments", "sentence"),
     [
         ([], {}, "EM needs at least one expert, got none."),
+        ([LOGISTIC], {"num_iterations": -1}, "num_iterations must be 0 or more, got -1."),
         ([LOGISTIC], {"smallest_noise": 0.0}, "smallest_noise must be above 0, got 0."),
         (
             [EstimatorLearner(lambda seed: KNeighborsClassifier())] * 2,
@@ -267,3 +269,16 @@ def test_offsets_are_refused():
     sentence = "EM fits experts on labels alone, and the examples have offsets, which are for boosting. Leave them out."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         fit_em([LOGISTIC], router(2), Examples(INPUTS, CLASSES.labels, offsets=torch.zeros(120, 2)))
+
+
+def test_what_is_no_number_is_told_at_once():
+    class Broken(nn.Module):
+        def forward(self, inputs):
+            return torch.full((len(inputs), 2), float("nan"))
+
+    sentence = (
+        "Round 0 of 50: the log-likelihood is nan, as some expert or the router gives what is no number. Lower its "
+        "learning rate, or check the labels."
+    )
+    with pytest.raises(TrainingError, match=f"^{re.escape(sentence)}$"):
+        fit_em([LOGISTIC, lambda examples, *, seed: Broken()], router(2), CLASSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from moesaic.data import Examples
+from moesaic.errors import TrainingError
 from moesaic.members import ModuleMember
 from moesaic.routed_mixture import RoutedMixture
 from moesaic.training.classification import Learner, NetworkLearner, predict_logits
@@ -128,7 +130,8 @@ def fit_em(
 
     Raises:
         ValueError: If there is no expert, one takes no weights, the responsibilities are none, an expert has no row to
-            begin with, the examples have offsets, or ``smallest_noise`` is not above 0.
+            begin with, the examples have offsets, ``num_iterations`` is below 0, or ``smallest_noise`` is not above 0.
+        TrainingError: If the likelihood is no longer a number.
 
     Example:
         >>> from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -144,7 +147,7 @@ def fit_em(
     Dempster, Laird and Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm, section 3
     (generalized EM).
     """
-    _check(experts, examples, smallest_noise)
+    _check(experts, examples, num_iterations, smallest_noise)
     if responsibilities is None:
         responsibilities = _clusters(examples, len(experts), seed)
     _check_responsibilities(responsibilities, len(examples), len(experts))
@@ -157,6 +160,11 @@ def fit_em(
     for number in range(num_iterations + 1):
         state = step(shares, state, seed=seed + number * (len(experts) + 1))
         shares, log_likelihood = _expect(state.nats, state.log_gates, counts)
+        if not math.isfinite(log_likelihood):
+            raise TrainingError(
+                f"Round {number} of {num_iterations}: the log-likelihood is {log_likelihood}, as some expert or the "
+                "router gives what is no number. Lower its learning rate, or check the labels."
+            )
         iterations.append(EMIteration(log_likelihood, state.fitted, state.router_fitted, state.dead))
         if number:
             gain = log_likelihood - iterations[-2].log_likelihood
@@ -315,9 +323,11 @@ def _clusters(examples: Examples, num_experts: int, seed: int) -> Float[Tensor, 
     return _OWN_CLUSTER * own + (1 - _OWN_CLUSTER) / num_experts
 
 
-def _check(experts: Sequence[Learner], examples: Examples, smallest_noise: float) -> None:
+def _check(experts: Sequence[Learner], examples: Examples, num_iterations: int, smallest_noise: float) -> None:
     if not experts:
         raise ValueError("EM needs at least one expert, got none.")
+    if num_iterations < 0:
+        raise ValueError(f"num_iterations must be 0 or more, got {num_iterations}.")
     if smallest_noise <= 0:
         raise ValueError(f"smallest_noise must be above 0, got {smallest_noise:g}.")
     if examples.offsets is not None:

@@ -18,7 +18,7 @@ from moesaic.training.records import OnStep, StepRecord
 from moesaic.types import Routing
 
 MIXTURE_ROUTER_ONLY = {"*": 0.0, "router.*": 1.0, "router.encoder.*": 0.0}
-"""Learning-rate scales that train the router of a :class:`moesaic.routed_mixture.RoutedMixture` alone, its encoder frozen."""
+"""Learning-rate scales that train a routed mixture's router alone; an encoder that it reads through stays frozen."""
 
 MIXTURE_MEMBERS_ONLY = {"router.*": 0.0}
 """Learning-rate scales that train the members of a routed mixture alone, under the router that it has."""
