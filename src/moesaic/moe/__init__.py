@@ -1,7 +1,7 @@
 """Members meet at hidden states: dense checkpoints assembled into a sparse one, its routers and their losses."""
 
 from moesaic.moe.assemble import assemble, new_folder, read_router, save_model, write_router
-from moesaic.moe.balance import load_balance_loss, router_z_loss
+from moesaic.moe.balance import load_balance_loss, router_entropy, router_z_loss
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences
 from moesaic.moe.families import expert_names, family_of, is_sparse, num_experts, sparse_config
 from moesaic.moe.router_init import RouterMethod, find_gates, initialize_router
@@ -23,6 +23,7 @@ __all__ = [
     "num_experts",
     "read_router",
     "read_routing",
+    "router_entropy",
     "router_z_loss",
     "save_model",
     "sparse_config",
