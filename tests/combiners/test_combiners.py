@@ -138,11 +138,6 @@ def test_an_untrained_stacker_is_the_weighted_mean_of_its_constants(members):
         (lambda: Stacked([1.0]).attach(2, 5), "Stacked has 1 weights for 2 members; give one a member."),
         (lambda: Posterior(forgetting=1.5), "forgetting must be from 0 to 1, got 1.5."),
         (
-            lambda: Routed(top_k=1),
-            "top_k=1 with normalize=True gives every chosen member the weight 1, so its router cannot learn from the "
-            "language-model loss. Use normalize=False, or top_k=2 or more.",
-        ),
-        (
             lambda: build_combiner("averaged"),
             "No combiner is called 'averaged'; there are additive, average, clustered, domain_weighted, entropy, "
             "posterior, routed, stacked, tempered, weighted.",

@@ -2,16 +2,22 @@ import pytest
 import torch
 
 from moesaic.combiners import (
+    CHOICES,
     COMBINERS,
     Additive,
     Average,
     Clustered,
     DomainWeighted,
     Entropy,
+    Hard,
+    NoisyTopK,
     Posterior,
+    ReLU,
     Routed,
+    Sigmoid,
     Stacked,
     Tempered,
+    TopP,
     Weighted,
 )
 from moesaic.testing import check_combiner, check_module_combiner
@@ -52,6 +58,11 @@ CASES = {
     "weighted in log-probability": (lambda: Weighted(space="log_probability"), True),
     "routed, dense": (Routed, True),
     "routed, dense, logit": (lambda: Routed(space="logit"), True),
+    "routed by a network": (lambda: Routed(hidden_width=8), True),
+    "routed, top-p": (lambda: Routed(choice=TopP(0.7, entropy_coef=0.01)), True),
+    "routed, hard": (lambda: Routed(choice=Hard()), True),
+    "routed, hard, logit": (lambda: Routed(choice=Hard(), space="logit"), True),
+    "routed, gumbel": (lambda: Routed(choice=Hard(gumbel=True, temperature=0.5)), True),
     "posterior": (Posterior, False),
     "posterior that forgets": (lambda: Posterior(forgetting=0.9), False),
     "additive": (Additive, False),
@@ -66,6 +77,22 @@ CASES = {
 }
 
 
+# These need two members at least: top_k, or the weight of one is not 1.
+TOP_TWO = {
+    "top-k": (lambda: Routed(top_k=2), True),
+    "top-k, probabilities as they are": (lambda: Routed(top_k=2, normalize=False), True),
+    "noisy top-k": (lambda: Routed(choice=NoisyTopK(2), hidden_width=8), True),
+    "sigmoid": (lambda: Routed(choice=Sigmoid(2)), True),
+    "relu": (lambda: Routed(choice=ReLU(num_active=1.5), space="logit"), True),
+}
+
+
+@pytest.mark.parametrize("name", TOP_TWO)
+def test_every_router_of_several_members_keeps_the_contract(name):
+    make, learns = TOP_TWO[name]
+    check_combiner(make, learns=learns, min_members=2)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_combiner_keeps_the_contract(name):
     make, learns = CASES[name]
@@ -76,6 +103,11 @@ def test_every_combiner_keeps_the_contract(name):
 def test_every_combiner_that_reads_no_tokens_keeps_the_contract_for_classifiers(name):
     make, learns = CASES[name]
     check_module_combiner(make, learns=learns)
+
+
+def test_every_registered_choice_is_checked():
+    routed = [make() for make, _ in (CASES | TOP_TWO).values() if make().word == "routed"]
+    assert {combiner.choice.word for combiner in routed} == set(CHOICES) - {"expert_choice"}
 
 
 def test_every_registered_combiner_is_checked():

@@ -3,6 +3,21 @@
 from moesaic.combiners.additive import Additive
 from moesaic.combiners.average import Average
 from moesaic.combiners.base import COMBINERS, Combined, Combiner, State, build_combiner, register
+from moesaic.combiners.choices import (
+    CHOICES,
+    Choice,
+    ExpertChoice,
+    Hard,
+    NoisyTopK,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    TopK,
+    TopP,
+    build_choice,
+    register_choice,
+    top_k_routing,
+)
 from moesaic.combiners.clustered import Clustered
 from moesaic.combiners.deferral import (
     CalibratedThreshold,
@@ -14,7 +29,7 @@ from moesaic.combiners.deferral import (
 from moesaic.combiners.domain_weighted import DomainWeighted
 from moesaic.combiners.entropy import Entropy
 from moesaic.combiners.posterior import Posterior
-from moesaic.combiners.routed import Routed, top_k_routing
+from moesaic.combiners.routed import Routed
 from moesaic.combiners.spaces import Space, combine
 from moesaic.combiners.stacked import Stacked
 from moesaic.combiners.tempered import Tempered
@@ -31,6 +46,7 @@ from moesaic.combiners.text import (
 from moesaic.combiners.weighted import Weighted
 
 __all__ = [
+    "CHOICES",
     "COMBINERS",
     "TEXT_COMBINERS",
     "Additive",
@@ -38,21 +54,31 @@ __all__ = [
     "BayesRisk",
     "CalibratedThreshold",
     "Cascade",
+    "Choice",
     "Clustered",
     "Combined",
     "Combiner",
     "DomainWeighted",
     "Entropy",
+    "ExpertChoice",
+    "Hard",
+    "NoisyTopK",
     "Posterior",
+    "ReLU",
     "Rerank",
     "Routed",
+    "Sigmoid",
+    "Softmax",
     "Space",
     "Stacked",
     "State",
     "Tempered",
     "TextCombiner",
+    "TopK",
+    "TopP",
     "Vote",
     "Weighted",
+    "build_choice",
     "build_combiner",
     "build_text_combiner",
     "calibrate_threshold",
@@ -61,6 +87,7 @@ __all__ = [
     "class_confidence",
     "combine",
     "register",
+    "register_choice",
     "register_text",
     "top_k_routing",
 ]

@@ -80,6 +80,18 @@ class Combiner(nn.Module, ABC):
         """
         return None
 
+    def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
+        """What training adds to the loss for a routing that this combiner gave; ``None`` if it adds nothing."""
+        return None
+
+    def adapt(self, routing: Routing) -> None:
+        """Change what no gradient changes, such as a bias that balances loads, after an optimizer step.
+
+        Args:
+            routing: That of the step's tokens; where several processes train together, each gives its own.
+        """
+        return
+
     def attach(self, num_members: int, vocab_size: int) -> None:
         """Make what depends on the members; called once, by :class:`moesaic.Mixture`."""
         self.num_members = num_members

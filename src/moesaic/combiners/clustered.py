@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.combiners.base import Combined, Combiner, State, register
-from moesaic.combiners.routed import top_k_routing
+from moesaic.combiners.choices import top_k_routing
 from moesaic.combiners.spaces import Space, check_space, combine
 from moesaic.data.clusters import Clusters
 from moesaic.types import Routing

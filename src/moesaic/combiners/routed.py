@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,66 +10,38 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.combiners.base import Combined, Combiner, State, register
+from moesaic.combiners.choices import Choice, Softmax, TopK, build_choice
 from moesaic.combiners.spaces import Space, check_space, combine
 from moesaic.types import Routing
-
-
-def top_k_routing(router_logits: Float[Tensor, "*axes member"], *, top_k: int, normalize: bool = True) -> Routing:
-    """Send each token to its ``top_k`` highest-scoring members.
-
-    The weights are softmax(router_logits), kept for the chosen members and zero elsewhere.
-
-    Args:
-        router_logits: Unnormalized score of every member for every token.
-        top_k: Number of members used per token.
-        normalize: Rescale the kept weights to sum to 1 (Mixtral does, OLMoE does not). With ``top_k=1`` that weight is
-            always 1, so the router learns nothing from the language-model loss: leave it off.
-
-    Returns:
-        The routing. Gradients reach the weights; the choice of members has none.
-
-    Raises:
-        ValueError: If ``top_k`` is not between 1 and the number of members.
-
-    Example:
-        >>> top_k_routing(torch.tensor([[2.0, 1.0, -1.0]]), top_k=2).weights
-        tensor([[0.7311, 0.2689, 0.0000]])
-
-    Reference: Shazeer et al. (2017), section 2.1, https://arxiv.org/abs/1701.06538
-    """
-    num_members = router_logits.shape[-1]
-    if not 1 <= top_k <= num_members:
-        raise ValueError(f"top_k must be from 1 to num_members ({num_members}), got {top_k}.")
-
-    # float32, because bfloat16 turns close calls into ties.
-    probabilities = router_logits.float().softmax(dim=-1)
-    top_k_weights, top_k_index = probabilities.topk(top_k, dim=-1)  # both (..., top_k)
-    if normalize:
-        top_k_weights = top_k_weights / top_k_weights.sum(dim=-1, keepdim=True)
-    return Routing(top_k_weights, top_k_index, router_logits)
 
 
 @register("routed")
 class Routed(Combiner):
     """A router reads the text so far and weighs the members anew at every token.
 
-    The router is a linear layer over the mean of learned token embeddings of the prefix: cheap, causal, and
-    independent of what the members are. With ``top_k=None`` every member is used (a dense mixture).
+    The router is a linear layer, or a network with one hidden layer, over the mean of learned token embeddings of the
+    prefix: cheap, causal, and independent of what the members are. From its scores a choice makes the weights; without
+    one every member is used (a dense mixture).
 
     Args:
-        top_k: Number of members used per token; ``None`` uses all.
-        normalize: Rescale the kept weights to sum to 1.
+        top_k: Number of members used per token: short for the choice ``top_k``.
+        normalize: Rescale the weights of those ``top_k`` members to sum to 1.
         space: Where the members are summed; see :func:`moesaic.combiners.combine`.
         router_width: Width of the router's token embeddings.
         seed: Makes the router's initial weights.
+        choice: How scores become weights (:mod:`moesaic.combiners.choices`), or its saved form: its word under
+            ``type``, and its arguments.
+        hidden_width: Width of the router's hidden layer; without it the router is linear.
 
     Raises:
-        ValueError: If ``top_k`` is 1 and the weights are rescaled, or the space does not exist.
+        ValueError: If both ``top_k`` and a choice are given, the choice looks at later tokens or lets the router learn
+            nothing, or the space does not exist.
 
     Reference: Jacobs et al. (1991), equation 1.3; Shazeer et al. (2017), section 2, https://arxiv.org/abs/1701.06538
     """
 
     embedding: nn.Embedding
+    hidden: nn.Module
     router: nn.Linear
 
     def __init__(
@@ -78,33 +51,44 @@ class Routed(Combiner):
         space: Space = "probability",
         router_width: int = 64,
         seed: int = 0,
+        choice: Choice | Mapping[str, Any] | None = None,
+        hidden_width: int | None = None,
     ) -> None:
         super().__init__()
         check_space(space)
-        if top_k == 1 and normalize:
+        if top_k is not None and choice is not None:
             raise ValueError(
-                "top_k=1 with normalize=True gives every chosen member the weight 1, so its router cannot learn from "
-                "the language-model loss. Use normalize=False, or top_k=2 or more."
+                f"Routed was given top_k={top_k} and a choice of its own. Leave top_k out, or give it to the choice."
             )
-        self.top_k = top_k
-        self.normalize = normalize
+        if choice is None:
+            choice = Softmax() if top_k is None else TopK(top_k, normalize)
+        self.choice = choice if isinstance(choice, Choice) else build_choice(**choice)
         self.space = space
         self.router_width = router_width
         self.seed = seed
+        self.hidden_width = hidden_width
+        self.weights_sum_to_one = self.choice.weights_sum_to_one
+        self._check_choice()
 
     def attach(self, num_members: int, vocab_size: int) -> None:
         """Make the router.
 
         Raises:
-            ValueError: If ``top_k`` is more than the number of members.
+            ValueError: If the choice does not fit that many members, or its router can learn nothing.
         """
         super().attach(num_members, vocab_size)
-        if self.top_k is not None and not 1 <= self.top_k <= num_members:
-            raise ValueError(f"top_k must be from 1 to num_members ({num_members}), got {self.top_k}.")
+        num_features = self.router_width if self.hidden_width is None else self.hidden_width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.embedding = nn.Embedding(vocab_size, self.router_width)
-            self.router = nn.Linear(self.router_width, num_members)
+            self.hidden = (
+                nn.Identity()
+                if self.hidden_width is None
+                else nn.Sequential(nn.Linear(self.router_width, self.hidden_width), nn.GELU())
+            )
+            self.router = nn.Linear(num_features, num_members)
+            self.choice.attach(num_members, num_features)
+        self._check_choice()
 
     def forward(
         self,
@@ -118,14 +102,18 @@ class Routed(Combiner):
         total, count = embedded.cumsum(dim=1), mask.cumsum(dim=1)
         if state is not None:
             total, count = total + state["total"].unsqueeze(1), count + state["count"].unsqueeze(1)
-        router_logits = self.router(total / count.clamp_min(1).unsqueeze(-1))
-        routing = (
-            Routing.dense(router_logits)
-            if self.top_k is None
-            else top_k_routing(router_logits, top_k=self.top_k, normalize=self.normalize)
-        )
+        features = self.hidden(total / count.clamp_min(1).unsqueeze(-1))
+        routing = self.choice(self.router(features), features)
         logits = combine(member_logits, routing.weights, self.space)
         return Combined(logits, routing, {"total": total[:, -1], "count": count[:, -1]})
+
+    def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
+        """See :meth:`Combiner.penalty`."""
+        return self.choice.penalty(routing)
+
+    def adapt(self, routing: Routing) -> None:
+        """See :meth:`Combiner.adapt`."""
+        self.choice.adapt(routing)
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""
@@ -133,13 +121,24 @@ class Routed(Combiner):
         self.router.weight = nn.Parameter(self.router.weight.detach()[members])
         self.router.bias = nn.Parameter(self.router.bias.detach()[members])
         self.router.out_features = len(members)
+        self.choice.select(members)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {
-            "top_k": self.top_k,
-            "normalize": self.normalize,
+            "choice": {"type": self.choice.word, **self.choice.arguments()},
             "space": self.space,
             "router_width": self.router_width,
+            "hidden_width": self.hidden_width,
             "seed": self.seed,
         }
+
+    def _check_choice(self) -> None:
+        if not self.choice.is_causal:
+            raise ValueError(
+                f"The choice {self.choice.word!r} lets members pick among all tokens of a text, so that a token's "
+                "routing depends on later tokens, which a mixture that predicts the next token cannot know. Use "
+                "'sigmoid', which balances the members' loads and looks at one token, or 'top_k' or 'top_p'."
+            )
+        if reason := self.choice.why_no_gradient(self.space):
+            raise ValueError(reason)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Space = Literal["probability", "log_probability", "logit"]
+
+_MAX_LOG_RATIO = 30.0
 
 
 def check_space(space: str) -> None:
@@ -61,6 +63,33 @@ def mix_probabilities(
 
 
 def _mix(log_probabilities: Tensor, member_weights: Tensor) -> Tensor:
-    # The logarithm of a weight that is exactly zero has no gradient; the smallest normal number has, and adds nothing.
-    log_weights = member_weights.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return torch.logsumexp(log_weights + log_probabilities, dim=0)
+    mixed: Tensor = _LogMix.apply(log_probabilities, member_weights)
+    return mixed
+
+
+class _LogMix(torch.autograd.Function):
+    """``log Σ w_m p_m``, whose derivative by a weight is ``p_m / Σ w p``, also where that weight is zero.
+
+    Left to itself, autograd would go through the logarithm of the weight, which has no derivative at zero; a router
+    that uses one member and still learns (the choice ``hard``) needs to hear of those that it did not use.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probabilities: Tensor, member_weights: Tensor) -> Tensor:
+        # The smallest normal number in the place of zero: it has a logarithm, and adds nothing.
+        log_weights = member_weights.clamp_min(torch.finfo(torch.float32).tiny).log()
+        mixed = torch.logsumexp(log_weights + log_probabilities, dim=0)
+        ctx.save_for_backward(log_probabilities, member_weights, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        log_probabilities, member_weights, mixed = ctx.saved_tensors
+        log_ratios = log_probabilities - mixed.masked_fill(mixed.isinf(), 0)  # (member, batch, position, vocab)
+        of_members = of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_members = (log_ratios + member_weights.log()).exp() * gradient
+        if ctx.needs_input_grad[1]:
+            # A member that was not used may be far better than those that were; the bound keeps gradients finite.
+            of_weights = (log_ratios.clamp_max(_MAX_LOG_RATIO).exp() * gradient).sum_to_size(member_weights.shape)
+        return of_members, of_weights
