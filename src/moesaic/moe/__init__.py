@@ -2,6 +2,7 @@
 
 from moesaic.moe.assemble import assemble, new_folder, read_router, save_model, write_router
 from moesaic.moe.balance import load_balance_loss, router_entropy, router_z_loss
+from moesaic.moe.chosen import choose_by, find_choices, record_routing
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences
 from moesaic.moe.families import expert_names, family_of, is_sparse, num_experts, sparse_config
 from moesaic.moe.router_init import RouterMethod, find_gates, initialize_router
@@ -12,8 +13,10 @@ __all__ = [
     "assemble",
     "check_compatible",
     "check_complete",
+    "choose_by",
     "expert_names",
     "family_of",
+    "find_choices",
     "find_differences",
     "find_gates",
     "initialize_router",
@@ -23,6 +26,7 @@ __all__ = [
     "num_experts",
     "read_router",
     "read_routing",
+    "record_routing",
     "router_entropy",
     "router_z_loss",
     "save_model",

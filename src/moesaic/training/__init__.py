@@ -18,7 +18,13 @@ from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
 from moesaic.training.multi_task import MultiTaskObjective, TaskWeighting
-from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
+from moesaic.training.objectives import (
+    ChosenLanguageModeling,
+    Losses,
+    Objective,
+    SparseLanguageModeling,
+    language_modeling,
+)
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
 from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
@@ -64,6 +70,7 @@ __all__ = [
     "Boosted",
     "BoostedClassifiers",
     "BoostingMethod",
+    "ChosenLanguageModeling",
     "Classification",
     "DocumentSample",
     "EMFit",

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.data import Batch
-from moesaic.moe import load_balance_loss, router_z_loss
+from moesaic.moe import find_choices, load_balance_loss, record_routing, router_z_loss
 from moesaic.tasks import linear_cross_entropy, next_token_loss
 
 PLAIN_HEADS = frozenset(
@@ -120,4 +121,37 @@ class SparseLanguageModeling:
             layers = [F.cross_entropy(logits.float(), domains) for logits in output.router_logits]
             parts["router_domain"] = sum(layers[1:], start=layers[0]) / len(layers)
             total = total + self.router_domain_loss_coef * parts["router_domain"]
+        return Losses(total, parts)
+
+
+@dataclass(frozen=True)
+class ChosenLanguageModeling:
+    """The language-model loss of a sparse model with choices of its own (:func:`moesaic.moe.choose_by`).
+
+    Each choice keeps its own balance: by a penalty, which is added here, or by what it adapts after each batch that is
+    trained on, which is done here too.
+
+    Attributes:
+        router_z_loss_coef: Coefficient of the router z-loss.
+    """
+
+    router_z_loss_coef: float = 0.001
+
+    def __call__(self, network: Any, batch: Batch) -> Losses:
+        """Compute the losses; among the parts is the number of experts that a token used, the mean over layers."""
+        with record_routing(network) as layers:
+            nats, _ = _read(network, batch)
+        penalties = []
+        for choice, routing in zip(find_choices(network), layers, strict=True):
+            penalty = choice.penalty(routing)
+            penalties.append(nats.new_zeros(()) if penalty is None else penalty)
+            if network.training:
+                choice.adapt(routing)
+        parts = {
+            "nats": nats,
+            "router_penalty": torch.stack(penalties).sum(),
+            "router_z": router_z_loss([routing.router_logits for routing in layers]),
+            "experts_used": torch.stack([(routing.weights > 0).sum(-1).float().mean() for routing in layers]).mean(),
+        }
+        total = nats + parts["router_penalty"] + self.router_z_loss_coef * parts["router_z"]
         return Losses(total, parts)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from moesaic.data import BatchSampler, Data, load_domain, name_sources, pack_documents
 from moesaic.errors import DataError
 from moesaic.mixture import Mixture
-from moesaic.moe import is_sparse
+from moesaic.moe import find_choices, is_sparse
 from moesaic.training.loop import fit
-from moesaic.training.objectives import Objective, SparseLanguageModeling, language_modeling
+from moesaic.training.objectives import ChosenLanguageModeling, Objective, SparseLanguageModeling, language_modeling
 from moesaic.training.options import TrainingOptions
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.types import Member
@@ -81,5 +81,8 @@ def train(
 
 
 def _objective(network: Any) -> Objective:
-    whole_models = isinstance(network, Mixture)
-    return SparseLanguageModeling() if not whole_models and is_sparse(network.config) else language_modeling
+    if isinstance(network, Mixture):
+        return language_modeling
+    if find_choices(network):
+        return ChosenLanguageModeling()
+    return SparseLanguageModeling() if is_sparse(network.config) else language_modeling

@@ -118,7 +118,8 @@ class ReLU(Choice):
 
     def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
         """See :meth:`Choice.penalty`."""
-        return self.coef * routing.router_logits.float().relu().sum(dim=-1).mean()
+        # A copy: the coefficient may be adapted before the gradient is taken.
+        return self.coef.clone() * routing.router_logits.float().relu().sum(dim=-1).mean()
 
     @torch.no_grad()
     def adapt(self, routing: Routing) -> None:
