@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -128,11 +129,28 @@ class Routed(Combiner):
         return Combined(logits, routing, {"total": total[:, -1], "count": count[:, -1]})
 
     def select(self, members: list[int]) -> None:
-        """See :meth:`Combiner.select`."""
+        """See :meth:`Combiner.select`; ``top_k`` is lowered, with a warning, where fewer members are left."""
+        weight, bias = self.router.weight.detach(), self.router.bias.detach()
         self.num_members = len(members)
-        self.router.weight = nn.Parameter(self.router.weight.detach()[members])
-        self.router.bias = nn.Parameter(self.router.bias.detach()[members])
-        self.router.out_features = len(members)
+        self._set_router(weight[members], bias[members])
+        if self.top_k is not None and self.top_k > len(members):
+            warnings.warn(
+                f"top_k is lowered from {self.top_k} to {len(members)}, the number of members that are left.",
+                stacklevel=2,
+            )
+            # One member of one is no choice; None says so, and is allowed together with normalize.
+            self.top_k = len(members) if len(members) > 1 else None
+
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the new member's score is the mean of the others' scores."""
+        super().extend()
+        weight, bias = self.router.weight.detach(), self.router.bias.detach()
+        mean_weight, mean_bias = weight.mean(dim=0, keepdim=True), bias.mean(dim=0, keepdim=True)
+        self._set_router(torch.cat([weight, mean_weight]), torch.cat([bias, mean_bias]))
+
+    def _set_router(self, weight: Float[Tensor, "member width"], bias: Float[Tensor, " member"]) -> None:
+        self.router.out_features = len(weight)
+        self.router.weight, self.router.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
