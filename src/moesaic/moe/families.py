@@ -125,6 +125,8 @@ def sparse_config(dense: PreTrainedConfig, *, expert_names: Sequence[str], num_e
     if family is QWEN3_MOE:
         kept |= {
             "moe_intermediate_size": dense.intermediate_size,
+            # Transformers' class has no such default, but its attention reads it.
+            "head_dim": dense.head_dim,
             "norm_topk_prob": True,
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
