@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from moesaic.combiners import Combiner, Tempered, build_combiner
 from moesaic.errors import IncompatibleMembersError, MemberError
+from moesaic.members import ModuleMember
+from moesaic.mixture import position_of, positions_without
 from moesaic.types import Member, Routing
 
 
@@ -112,6 +115,46 @@ class ModuleMixture(nn.Module):
         for name, output in zip(self.member_names, outputs, strict=True):
             check_outputs(name, output, self.regression)
         return combine_outputs(self.combiner, torch.stack(outputs))
+
+    def add_member(self, member: Member) -> ModuleMixture:
+        """A mixture with one member more; see :meth:`moesaic.Mixture.add_member`.
+
+        Raises:
+            ValueError: If a member has its name already.
+        """
+        combiner = deepcopy(self.combiner)
+        if combiner.num_members is not None:
+            combiner.extend()
+        return self._with([*self._members(), member], combiner)
+
+    def replace_member(self, name: str, member: Member) -> ModuleMixture:
+        """A mixture with another model in the place of one member; see :meth:`moesaic.Mixture.replace_member`.
+
+        Raises:
+            ValueError: If no member has that name, or another has the new one's.
+        """
+        members = self._members()
+        members[position_of(name, self.member_names)] = member
+        return self._with(members, deepcopy(self.combiner))
+
+    def remove_member(self, name: str) -> ModuleMixture:
+        """A mixture without one of the members; see :meth:`moesaic.Mixture.remove_member`.
+
+        Raises:
+            ValueError: If no member has that name, or it is the only one.
+        """
+        left = positions_without(name, self.member_names)
+        combiner = deepcopy(self.combiner)
+        if combiner.num_members is not None:
+            combiner.select(left)
+        members = self._members()
+        return self._with([members[position] for position in left], combiner)
+
+    def _members(self) -> list[Member]:
+        return [ModuleMember(name, network) for name, network in zip(self.member_names, self.members, strict=True)]
+
+    def _with(self, members: Sequence[Member], combiner: Combiner) -> ModuleMixture:
+        return ModuleMixture(members, combiner, regression=self.regression, name=self.name)
 
     def save_combiner(self, folder: str | Path) -> None:
         """Write the combiner: its word and arguments as JSON, its parameters as safetensors; members are not saved."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.combiners.base import Combined, Combiner, State, register
-from moesaic.combiners.choices import top_k_routing
+from moesaic.combiners.choices import lower_top_k, top_k_routing, with_mean
 from moesaic.combiners.spaces import Space, check_space, combine
 from moesaic.data.clusters import Clusters
 from moesaic.types import Routing
@@ -106,7 +106,13 @@ class Clustered(Combiner):
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""
         self.num_members = len(members)
+        self.top_k = None if self.top_k is None else lower_top_k(self.top_k, len(members))
         self.centers = self.centers[members]
+
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the newcomer's center is the mean of the others until it is set."""
+        super().extend()
+        self.centers = with_mean(self.centers)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""

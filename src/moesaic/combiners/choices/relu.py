@@ -133,6 +133,11 @@ class ReLU(Choice):
             adapt_sparsity_coef(float(self.coef), num_active=num_active, wanted=self.num_active, factor=self.factor)
         )
 
+    def select(self, members: list[int]) -> None:
+        """See :meth:`Choice.select`."""
+        super().select(members)
+        self.num_active = min(self.num_active, len(members))
+
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Choice.arguments`."""
         return {
