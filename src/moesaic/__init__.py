@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from moesaic.formats import export
     from moesaic.members import load_member
     from moesaic.mixture import Mixture
+    from moesaic.module_mixture import ModuleMixture
     from moesaic.moe import add_expert, assemble, remove_expert, replace_expert
     from moesaic.recipe import check, compare, run
+    from moesaic.routed_mixture import RoutedMixture
     from moesaic.text_mixture import TextMixture
     from moesaic.training import train
 
@@ -25,6 +27,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Mixture",
+    "ModuleMixture",
+    "RoutedMixture",
     "TextMixture",
     "add_expert",
     "assemble",
@@ -43,6 +47,8 @@ __all__ = [
 
 _HOMES = {
     "Mixture": "moesaic.mixture",
+    "ModuleMixture": "moesaic.module_mixture",
+    "RoutedMixture": "moesaic.routed_mixture",
     "TextMixture": "moesaic.text_mixture",
     "add_expert": "moesaic.moe",
     "assemble": "moesaic.moe",
