@@ -1,7 +1,8 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
 ``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md``, ``performance.md``,
-``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a run.
+``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a
+run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.

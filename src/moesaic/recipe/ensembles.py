@@ -18,9 +18,12 @@ from moesaic.combiners import (
     Combiner,
     DomainWeighted,
     Entropy,
+    Hard,
     Routed,
     Stacked,
     Tempered,
+    TopK,
+    TopP,
     Weighted,
     build_combiner,
 )
@@ -168,6 +171,9 @@ STACKERS: dict[str, str] = {
     "stacked": "stacked network",
     "stacked_memory": "stacked network with memory",
     "routed": "router at logits",
+    "routed_top_k": "router at logits, top 2",
+    "routed_top_p": "router at logits, top-p 0.9",
+    "routed_hard": "router at logits, one member",
     "clustered": "nearest cluster (c-BTM)",
 }
 """Combiners that are fitted on validation text: their words, and what tables call them."""
@@ -227,6 +233,9 @@ def _stackers(work: Work, held_out: dict[str, HeldOut]) -> dict[str, Callable[[]
         "stacked": lambda: trained(Stacked(weights, seed=seed)),
         "stacked_memory": lambda: trained(Stacked(weights, forgetting=section.forgetting, seed=seed)),
         "routed": lambda: trained(Routed(seed=seed)),
+        "routed_top_k": lambda: trained(Routed(choice=TopK(2), seed=seed)),
+        "routed_top_p": lambda: trained(Routed(choice=TopP(0.9), seed=seed)),
+        "routed_hard": lambda: trained(Routed(choice=Hard(), seed=seed)),
         "clustered": lambda: trained(Clustered.of(_clusters(work))),
     }
 
