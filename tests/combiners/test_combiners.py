@@ -140,7 +140,7 @@ def test_an_untrained_stacker_is_the_weighted_mean_of_its_constants(members):
         (
             lambda: build_combiner("averaged"),
             "No combiner is called 'averaged'; there are additive, average, domain_weighted, entropy, posterior, "
-            "routed, stacked, tempered, weighted.",
+            "routed, sparse_posterior, stacked, tempered, weighted.",
         ),
         (lambda: top_k_routing(torch.zeros(2), top_k=3), "top_k must be from 1 to num_members (2), got 3."),
         (lambda: register("average")(Average), "The word 'average' already names the combiner Average."),
