@@ -24,7 +24,11 @@ OUT_OF_SCOPE = 150
 
 @dataclass(frozen=True)
 class Intents:
-    """The splits; out-of-scope queries have the label 150."""
+    """The splits; out-of-scope queries have the label 150.
+
+    Attributes:
+        domain_of: The domain of each of the 150 intents.
+    """
 
     train: Examples
     validation: Examples
@@ -32,6 +36,7 @@ class Intents:
     oos_train: Examples
     oos_validation: Examples
     oos_test: Examples
+    domain_of: Tensor
 
     @property
     def splits(self) -> dict[str, Examples]:
@@ -48,7 +53,10 @@ def read_intents(folder: Path) -> Intents:
         with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
-    classes = {label: index for index, label in enumerate(sorted({row["label"] for row in rows("train")}))}
+    domains = {row["label"]: row["domain"] for row in rows("train")}
+    classes = {label: index for index, label in enumerate(sorted(domains))}
+    names = sorted(set(domains.values()))
+    domain_of = torch.tensor([names.index(domains[label]) for label in classes])
 
     def examples(name: str) -> Examples:
         read = rows(name)
@@ -59,7 +67,8 @@ def read_intents(folder: Path) -> Intents:
     seen = set(train.inputs)
     validation = validation.take(np.array([row for row, text in enumerate(validation.inputs) if text not in seen]))
     check_unseen({"every member": train.fingerprints()}, validation.fingerprints())
-    return Intents(train, validation, *map(examples, ("test", "oos_train", "oos_validation", "oos_test")))
+    others = {name: examples(name) for name in ("test", "oos_train", "oos_validation", "oos_test")}
+    return Intents(train, validation, **others, domain_of=domain_of)
 
 
 Logits = dict[str, Tensor]
@@ -73,7 +82,7 @@ class Answers:
     Attributes:
         logits: Scores of each split.
         num_parameters: Parameters that answer, on average over the queries.
-        seconds: Processor seconds of training and answering, its members' included; each job has one thread and process.
+        seconds: Processor seconds of training and answering, its members' included; every job has one thread.
     """
 
     logits: Logits

@@ -1,7 +1,7 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
-``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md`` and ``performance.md`` from
-their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a run.
+``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md``, ``performance.md`` and
+``arena.md`` from their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -145,6 +145,7 @@ PAGES = {
     "cli.md": cli_page,
     "results.md": partial(page_with_records, "results"),
     "performance.md": partial(page_with_records, "performance"),
+    "arena.md": partial(page_with_records, "arena"),
 }
 """The pages and what makes them."""
 

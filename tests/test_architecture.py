@@ -23,6 +23,8 @@ ORDER = [
     "mixture",
     "text_mixture",
     "module_mixture",
+    "routed_mixture",
+    "multi_task_mixture",
     "training",
     "arena",
     "explanation",

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moesaic.combiners import Average, Posterior, Routed, SparsePosterior
+from moesaic.combiners import Average, Posterior, Routed, SparsePosterior, Weighted
 from moesaic.errors import IncompatibleMembersError, MemberError
 from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
@@ -154,3 +154,77 @@ def test_every_member_that_gives_nan_is_named():
 def test_nan_is_left_to_the_loss_while_training(members):
     mixture = Mixture([members[0], damaged_member()], Average()).train()
     assert mixture(TOKENS, labels=TOKENS).loss.isnan()
+
+
+def test_an_added_member_gets_the_mean_weight_and_the_others_keep_theirs(members):
+    mixture = Mixture(members[:2], Weighted([0.75, 0.25]))
+    larger = mixture.add_member(members[2])
+    assert larger.member_names == ["general", "news", "law"]
+    # The mean weight is 1/2 of 1; rescaled, (3/4, 1/4, 1/2) / (3/2).
+    torch.testing.assert_close(larger(TOKENS).routing.weights[0, 0], torch.tensor([1 / 2, 1 / 6, 1 / 3]))
+    assert larger.members[0] is mixture.members[0]
+    assert mixture.member_names == ["general", "news"]
+
+
+def test_a_replaced_member_leaves_its_weight_to_its_successor(members):
+    mixture = Mixture(members[:2], Weighted([0.75, 0.25])).replace_member("news", members[2])
+    assert mixture.member_names == ["general", "law"]
+    expected = Mixture([members[0], members[2]], Weighted([0.75, 0.25]))(TOKENS)
+    torch.testing.assert_close(mixture(TOKENS).logits, expected.logits)
+
+
+def test_a_removed_member_leaves_its_weight_to_the_others(members):
+    mixture = Mixture(members, Weighted([0.5, 0.3, 0.2])).remove_member("news")
+    assert mixture.member_names == ["general", "law"]
+    # (0.5, 0.2) / 0.7
+    torch.testing.assert_close(mixture(TOKENS).routing.weights[0, 0], torch.tensor([5 / 7, 2 / 7]))
+
+
+@pytest.mark.parametrize(("removed", "top_k"), [(["law"], 2), (["law", "news"], None)])
+def test_top_k_follows_the_members_that_are_left(members, removed, top_k):
+    mixture = Mixture(members, Routed(top_k=3))
+    for name in removed:
+        left = len(mixture.member_names) - 1
+        sentence = rf"^top_k is lowered from {left + 1} to {left}, the number of members that are left\.$"
+        with pytest.warns(UserWarning, match=sentence):
+            mixture = mixture.remove_member(name)
+    assert getattr(mixture.combiner.choice, "top_k", None) == top_k
+    assert torch.allclose(mixture(TOKENS).routing.weights.sum(-1), torch.ones(TOKENS.shape))
+
+
+def test_a_changed_mixture_is_saved_and_generates(members, tmp_path):
+    mixture = Mixture(members[:2], Routed(), name="ours").add_member(members[2]).remove_member("general").eval()
+    mixture.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.member_names == ["news", "law"] and mixture.name == "ours"
+    assert torch.equal(loaded(TOKENS).logits, mixture(TOKENS).logits)
+    assert torch.equal(generate(mixture), generate(mixture, use_cache=False))
+
+
+def refusal(kind, change):
+    with pytest.raises(kind) as error:
+        change()
+    return str(error.value)
+
+
+def test_changes_that_cannot_be_made_are_refused(members):
+    mixture = Mixture(members[:2], Average())
+    assert refusal(ValueError, lambda: mixture.add_member(members[1])) == (
+        "Two members are called 'news'; give each its own name."
+    )
+    assert refusal(ValueError, lambda: mixture.replace_member("general", members[1])) == (
+        "Two members are called 'news'; give each its own name."
+    )
+    for change in (lambda: mixture.remove_member("law"), lambda: mixture.replace_member("law", members[2])):
+        assert refusal(ValueError, change) == "No member is called 'law'; there are general, news."
+    assert refusal(ValueError, lambda: mixture.remove_member("news").remove_member("general")) == (
+        "'general' is the only member, and a mixture needs one. Add another first, or replace it."
+    )
+
+
+def test_a_newcomer_of_another_vocabulary_is_refused(members):
+    other = CausalLM("other", tiny_causal_lm(vocab_size=310))
+    assert refusal(IncompatibleMembersError, lambda: Mixture(members[:1], Average()).add_member(other)) == (
+        "Members that meet at logits need one vocabulary: general has 300 tokens, other has 310 tokens. Use members "
+        "that share a tokenizer, or combine them at text: moesaic.TextMixture(members, moesaic.combiners.Rerank())."
+    )

@@ -189,3 +189,39 @@ def test_what_can_neither_predict_nor_score_is_refused():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         EstimatorModule([])
+
+
+def constants(**outputs):
+    return [ModuleMember(name, Constant(output)) for name, output in outputs.items()]
+
+
+def test_members_of_a_module_mixture_come_and_go():
+    mixture = ModuleMixture(constants(four=4.0, eight=8.0), Weighted([0.25, 0.75], space="logit"), regression=True)
+    assert mixture(TWO_INPUTS).logits[0].item() == pytest.approx(7)
+    larger = mixture.add_member(constants(one=1.0)[0])
+    # The newcomer has the mean weight, 1/3 of all: 2/3 * 7 + 1/3 * 1 = 5
+    assert larger(TWO_INPUTS).logits[0].item() == pytest.approx(5)
+    better = larger.replace_member("one", constants(ten=10.0)[0])
+    assert better.member_names == ["four", "eight", "ten"]
+    assert better(TWO_INPUTS).logits[0].item() == pytest.approx(8)
+    # (1/6 * 4 + 1/3 * 10) / (1/2) = 8
+    assert better.remove_member("eight")(TWO_INPUTS).logits[0].item() == pytest.approx(8)
+    assert mixture(TWO_INPUTS).logits[0].item() == pytest.approx(7)
+
+
+def test_a_combiner_that_has_combined_nothing_yet_is_made_for_the_members_that_there_are():
+    mixture = ModuleMixture(constants(four=4.0), Average("logit"), regression=True).add_member(constants(two=2.0)[0])
+    assert mixture(TWO_INPUTS).logits[0].item() == pytest.approx(3)
+    alone = ModuleMixture(constants(four=4.0, two=2.0), Average("logit"), regression=True).remove_member("two")
+    assert alone(TWO_INPUTS).logits[0].item() == pytest.approx(4)
+
+
+def test_changes_of_a_module_mixture_that_cannot_be_made_are_refused():
+    mixture = ModuleMixture(constants(four=4.0), Average("logit"), regression=True)
+    with pytest.raises(ValueError, match=r"^Two members are called 'four'; give each its own name\.$"):
+        mixture.add_member(constants(four=4.0)[0])
+    with pytest.raises(ValueError, match=r"^No member is called 'five'; there are four\.$"):
+        mixture.replace_member("five", constants(five=5.0)[0])
+    sentence = r"^'four' is the only member, and a mixture needs one\. Add another first, or replace it\.$"
+    with pytest.raises(ValueError, match=sentence):
+        mixture.remove_member("four")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moesaic.formats import export
     from moesaic.members import load_member
     from moesaic.mixture import Mixture
-    from moesaic.moe import assemble
+    from moesaic.moe import add_expert, assemble, remove_expert, replace_expert
     from moesaic.recipe import check, compare, run
     from moesaic.text_mixture import TextMixture
     from moesaic.training import train
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Mixture",
     "TextMixture",
+    "add_expert",
     "assemble",
     "check",
     "combiners",
@@ -34,6 +35,8 @@ __all__ = [
     "export",
     "generate",
     "load_member",
+    "remove_expert",
+    "replace_expert",
     "run",
     "train",
 ]
@@ -41,6 +44,7 @@ __all__ = [
 _HOMES = {
     "Mixture": "moesaic.mixture",
     "TextMixture": "moesaic.text_mixture",
+    "add_expert": "moesaic.moe",
     "assemble": "moesaic.moe",
     "check": "moesaic.recipe",
     "compare": "moesaic.recipe",
@@ -48,6 +52,8 @@ _HOMES = {
     "export": "moesaic.formats",
     "generate": "moesaic.explanation",
     "load_member": "moesaic.members",
+    "remove_expert": "moesaic.moe",
+    "replace_expert": "moesaic.moe",
     "run": "moesaic.recipe",
     "train": "moesaic.training",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, no_type_check
 
 import torch
@@ -22,7 +23,7 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import check_numbers
+from moesaic.members import CausalLM, check_numbers
 from moesaic.types import Member, MixtureOutput
 
 
@@ -230,6 +231,53 @@ class Mixture(PreTrainedModel, GenerationMixin):
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
 
+    def add_member(self, member: Member) -> Mixture:
+        """A mixture with one member more, after the others.
+
+        The combiner gives it as much weight as the others have on average (:meth:`moesaic.combiners.Combiner.extend`).
+        The networks are shared with this mixture, which stays what it is; the combiner is a copy.
+
+        Raises:
+            ValueError: If a member has its name already.
+            IncompatibleMembersError: If its vocabulary is another.
+        """
+        combiner = deepcopy(self.combiner)
+        combiner.extend()
+        return Mixture([*self._members(), member], combiner, name=self.name)
+
+    def replace_member(self, name: str, member: Member) -> Mixture:
+        """A mixture with another model in the place of one member, and with that member's weight.
+
+        Networks and combiner are treated as in :meth:`add_member`.
+
+        Raises:
+            ValueError: If no member has that name, or another has the new one's.
+            IncompatibleMembersError: If the new member's vocabulary is another.
+        """
+        members = self._members()
+        members[position_of(name, self.member_names)] = member
+        return Mixture(members, deepcopy(self.combiner), name=self.name)
+
+    def remove_member(self, name: str) -> Mixture:
+        """A mixture without one of the members; the weights of the others fill its place.
+
+        Networks and combiner are treated as in :meth:`add_member`.
+
+        Raises:
+            ValueError: If no member has that name, or it is the only one.
+        """
+        left = positions_without(name, self.member_names)
+        combiner = deepcopy(self.combiner)
+        combiner.select(left)
+        members = self._members()
+        return Mixture([members[position] for position in left], combiner, name=self.name)
+
+    def _members(self) -> list[Member]:
+        return [
+            CausalLM(name, network, self.tokenizer)
+            for name, network in zip(self.member_names, self.members, strict=True)
+        ]
+
     def _cache(
         self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
     ) -> MixtureCache:
@@ -277,6 +325,29 @@ def check_names(members: Sequence[Member]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"Two members are called {name!r}; give each its own name.")
+
+
+def position_of(name: str, names: Sequence[str]) -> int:
+    """Where a member stands among the others.
+
+    Raises:
+        ValueError: If no member has that name.
+    """
+    if name not in names:
+        raise ValueError(f"No member is called {name!r}; there are {', '.join(names)}.")
+    return list(names).index(name)
+
+
+def positions_without(name: str, names: Sequence[str]) -> list[int]:
+    """Where the members stand that are left without one.
+
+    Raises:
+        ValueError: If no member has that name, or it is the only one.
+    """
+    removed = position_of(name, names)
+    if len(names) == 1:
+        raise ValueError(f"{name!r} is the only member, and a mixture needs one. Add another first, or replace it.")
+    return [position for position in range(len(names)) if position != removed]
 
 
 def _check_members(members: Sequence[Member]) -> None:

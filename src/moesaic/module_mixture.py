@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moesaic.combiners import Combiner, Tempered, build_combiner
 from moesaic.errors import IncompatibleMembersError, MemberError
+from moesaic.members import ModuleMember
+from moesaic.mixture import position_of, positions_without
 from moesaic.types import Member, Routing
 
 
@@ -87,7 +90,7 @@ class ModuleMixture(nn.Module):
     ) -> None:
         super().__init__()
         self.member_names = [member.name for member in members]
-        _check_names(self.member_names)
+        check_names(self.member_names)
         _check_combiner(combiner, regression)
         self.name = name
         self.tokenizer = None
@@ -107,16 +110,51 @@ class ModuleMixture(nn.Module):
             IncompatibleMembersError: If the members differ in their number of outputs.
             MemberError: If a member gives something that is not a number.
         """
-        outputs = [_read(member, inputs) for member in self.members]
-        sizes = [output.shape[-1] for output in outputs]
-        if len(set(sizes)) > 1:
-            given = ", ".join(f"{name} has {size}" for name, size in zip(self.member_names, sizes, strict=True))
-            raise IncompatibleMembersError(
-                f"Members that meet at logits need the same outputs: {given}. Train them on the same classes."
-            )
+        outputs = [read_member(member, inputs) for member in self.members]
+        check_sizes({name: output.shape[-1] for name, output in zip(self.member_names, outputs, strict=True)})
         for name, output in zip(self.member_names, outputs, strict=True):
-            _check_numbers(name, output, self.regression)
+            check_outputs(name, output, self.regression)
         return combine_outputs(self.combiner, torch.stack(outputs))
+
+    def add_member(self, member: Member) -> ModuleMixture:
+        """A mixture with one member more; see :meth:`moesaic.Mixture.add_member`.
+
+        Raises:
+            ValueError: If a member has its name already.
+        """
+        combiner = deepcopy(self.combiner)
+        if combiner.num_members is not None:
+            combiner.extend()
+        return self._with([*self._members(), member], combiner)
+
+    def replace_member(self, name: str, member: Member) -> ModuleMixture:
+        """A mixture with another model in the place of one member; see :meth:`moesaic.Mixture.replace_member`.
+
+        Raises:
+            ValueError: If no member has that name, or another has the new one's.
+        """
+        members = self._members()
+        members[position_of(name, self.member_names)] = member
+        return self._with(members, deepcopy(self.combiner))
+
+    def remove_member(self, name: str) -> ModuleMixture:
+        """A mixture without one of the members; see :meth:`moesaic.Mixture.remove_member`.
+
+        Raises:
+            ValueError: If no member has that name, or it is the only one.
+        """
+        left = positions_without(name, self.member_names)
+        combiner = deepcopy(self.combiner)
+        if combiner.num_members is not None:
+            combiner.select(left)
+        members = self._members()
+        return self._with([members[position] for position in left], combiner)
+
+    def _members(self) -> list[Member]:
+        return [ModuleMember(name, network) for name, network in zip(self.member_names, self.members, strict=True)]
+
+    def _with(self, members: Sequence[Member], combiner: Combiner) -> ModuleMixture:
+        return ModuleMixture(members, combiner, regression=self.regression, name=self.name)
 
     def save_combiner(self, folder: str | Path) -> None:
         """Write the combiner: its word and arguments as JSON, its parameters as safetensors; members are not saved."""
@@ -156,7 +194,12 @@ class ModuleMixture(nn.Module):
         return f"ModuleMixture([{', '.join(self.member_names)}], {self.combiner})"
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Refuse members that cannot be told apart.
+
+    Raises:
+        ValueError: If there is no member, or two have one name.
+    """
     if not names:
         raise ValueError("A mixture needs at least one member, got none.")
     for name in names:
@@ -184,17 +227,48 @@ def _check_combiner(combiner: Combiner, regression: bool) -> None:
         )
 
 
-def _read(member: nn.Module, inputs: tuple[Any, ...]) -> Float[Tensor, "batch output"]:
+def read_member(member: nn.Module, inputs: tuple[Any, ...]) -> Float[Tensor, "batch output"]:
+    """What a member says of the inputs, whether it returns its scores or an object that has them."""
     output = member(*inputs)
     return output if isinstance(output, Tensor) else output.logits
 
 
-def _check_numbers(name: str, output: Float[Tensor, "batch output"], regression: bool) -> None:
-    """Among class scores minus infinity is a class ruled out; all else would spread over the whole output."""
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Refuse members that answer different questions.
+
+    Args:
+        sizes: Number of outputs of each member, by its name.
+
+    Raises:
+        IncompatibleMembersError: If they differ.
+    """
+    if len(set(sizes.values())) > 1:
+        given = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise IncompatibleMembersError(
+            f"Members that meet at logits need the same outputs: {given}. Train them on the same classes."
+        )
+
+
+def check_outputs(
+    name: str, output: Float[Tensor, "batch output"], regression: bool, rows: Int[Tensor, " batch"] | None = None
+) -> None:
+    """Refuse what would spread over the whole output; among class scores minus infinity is a class ruled out.
+
+    Args:
+        name: The member.
+        output: What it said.
+        regression: Whether that are numbers.
+        rows: Which inputs it was asked about, if not all.
+
+    Raises:
+        MemberError: If a member gives something that is not a number.
+    """
     is_fine = output.isfinite() if regression else output.isfinite() | output.isneginf()
     wrong = ~is_fine.all(dim=-1)
     if wrong.any():
+        first = int(wrong.nonzero()[0])
+        number = first if rows is None else int(rows[first])
         raise MemberError(
             f"{name} gives what is no number for {int(wrong.sum())} of {len(wrong)} inputs, the first being number "
-            f"{int(wrong.nonzero()[0])}. Train it again with a lower learning rate, or leave it out."
+            f"{number}. Train it again with a lower learning rate, or leave it out."
         )

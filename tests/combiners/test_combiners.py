@@ -112,6 +112,22 @@ def test_an_untrained_stacker_is_the_weighted_mean_of_its_constants(members):
 
 
 @pytest.mark.parametrize(
+    ("combiner", "expected"),
+    [
+        (Additive([1.0, 0.5]), [1.0, 0.5, 0.75]),  # the mean step size
+        (DomainWeighted([[0.75, 0.25]]), [0.5, 1 / 6, 1 / 3]),  # a third, and the others rescaled
+        (Stacked([0.75, 0.25]), [0.5, 1 / 6, 1 / 3]),
+        (Tempered(Weighted([0.75, 0.25]), [2.0, 3.0]), [0.5, 1 / 6, 1 / 3]),
+    ],
+    ids=lambda case: getattr(case, "word", ""),
+)
+def test_a_member_that_is_added_begins_with_the_mean_weight(members, combiner, expected):
+    combiner.attach(2, 300)
+    combiner.extend()
+    torch.testing.assert_close(Mixture(members, combiner)(TOKENS).routing.weights[0, 0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
     ("make", "sentence"),
     [
         (lambda: Weighted([0.5, 0.6]), "weights must be non-negative and sum to 1, got [0.5, 0.6], which sum to 1.1."),
@@ -139,8 +155,8 @@ def test_an_untrained_stacker_is_the_weighted_mean_of_its_constants(members):
         (lambda: Posterior(forgetting=1.5), "forgetting must be from 0 to 1, got 1.5."),
         (
             lambda: build_combiner("averaged"),
-            "No combiner is called 'averaged'; there are additive, average, domain_weighted, entropy, posterior, "
-            "routed, sparse_posterior, stacked, tempered, weighted.",
+            "No combiner is called 'averaged'; there are additive, average, clustered, domain_weighted, entropy, "
+            "posterior, routed, sparse_posterior, stacked, tempered, weighted.",
         ),
         (lambda: top_k_routing(torch.zeros(2), top_k=3), "top_k must be from 1 to num_members (2), got 3."),
         (lambda: register("average")(Average), "The word 'average' already names the combiner Average."),

@@ -6,6 +6,7 @@ from moesaic.combiners import (
     COMBINERS,
     Additive,
     Average,
+    Clustered,
     DomainWeighted,
     Entropy,
     Hard,
@@ -37,6 +38,19 @@ def trained_stacker(**arguments):
     return TrainedStacker(**arguments)
 
 
+def clustered(**arguments):
+    """Clusters that differ, whatever the number of members."""
+    return RandomClusters(num_features=8, temperature=0.5, **arguments)
+
+
+class RandomClusters(Clustered):
+    def attach(self, num_members, vocab_size):
+        super().attach(num_members, vocab_size)
+        generator = torch.Generator().manual_seed(1)
+        self.token_places.copy_(torch.randn(vocab_size, 8, generator=generator))
+        self.centers.copy_(torch.randn(num_members, 8, generator=generator))
+
+
 CASES = {
     "probability average": (Average, False),
     "log-probability average": (lambda: Average("log_probability"), False),
@@ -59,6 +73,7 @@ CASES = {
     "entropy": (Entropy, True),
     "stacked": (trained_stacker, True),
     "stacked, with evidence": (lambda: trained_stacker(forgetting=0.95), True),
+    "clustered": (clustered, True),
     "tempered average": (lambda: Tempered(Average()), False),
     "tempered posterior": (lambda: Tempered(Posterior()), False),
     "tempered sparse posterior": (lambda: Tempered(SparsePosterior(after=3)), False),

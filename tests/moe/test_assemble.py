@@ -36,6 +36,15 @@ def test_identical_experts_give_the_dense_model(tmp_path, family, tied):
     assert type(network).__name__ == ("Qwen3MoeForCausalLM" if family == "qwen3" else "MixtralForCausalLM")
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_heads_may_have_any_width(tmp_path, family):
+    # Qwen3-0.6B has heads of 128 where hidden_size / num_attention_heads is 64; here 16, and 32 / 4 = 8.
+    members = donors(tmp_path, family, seeds=(1, 1), head_dim=16)
+    network = load(assemble(members, tmp_path / "sparse"))
+    expected = tiny_causal_lm(family, seed=1, head_dim=16)(TOKENS).logits
+    torch.testing.assert_close(network(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_each_feed_forward_layer_becomes_an_expert_and_the_rest_is_averaged(tmp_path):
     members = donors(tmp_path)
     network = load(assemble(members, tmp_path / "sparse"))

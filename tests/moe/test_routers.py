@@ -8,6 +8,7 @@ from moesaic.moe import (
     initialize_router,
     load_balance_loss,
     read_routing,
+    router_entropy,
     router_z_loss,
 )
 from moesaic.testing import save_tiny_checkpoint
@@ -86,3 +87,8 @@ def test_the_balance_loss_pushes_against_the_collapse():
 def test_the_z_loss_is_the_squared_log_sum():
     # logsumexp(0, 0) = log 2
     assert router_z_loss([torch.zeros(4, 2)]).item() == pytest.approx(0.6931**2, abs=1e-3)
+
+
+def test_the_entropy_is_zero_where_the_router_is_sure():
+    # (0.5, 0.5) has log 2 nats, (1, 0) none; their mean is half of log 2
+    assert router_entropy([torch.tensor([[0.0, 0.0], [50.0, 0.0]])]).item() == pytest.approx(0.6931 / 2, abs=1e-3)

@@ -73,6 +73,11 @@ def test_a_seed_checkpoint_is_taken_as_it_is_unless_training_is_asked_for(path):
             "joint.num_steps=-1",
             "news.yaml, joint.num_steps: -1 (a number) does not fit: input should be greater than or equal to 0.",
         ),
+        (
+            "data.domains=[{name: news, source: {type: jsonl, path: news.jsonl}}]",
+            "news.yaml, data.domains: there is only 'news', and one expert is no mixture. Give two or more, or set "
+            "data.num_clusters to have domains found in this one.",
+        ),
         ("data.domains.1.name=news", "news.yaml, data.domains: two domains are called 'news'. Give each its own name."),
         (
             "assemble.num_experts_per_tok=4",

@@ -334,3 +334,19 @@ def test_a_checkpoint_can_be_the_seed(finished, tmp_path):
     ours = load_file(tmp_path / "run" / "stages" / "expert-digits" / "model" / "model.safetensors")
     theirs = load_file(run.folder / "stages" / "expert-digits" / "model" / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_domains_are_found_where_they_have_no_names(recipe, tmp_path, capsys):
+    text = recipe.read_text().replace("    - {name: digits, source: {type: folder, path: digits}}\n", "")
+    (recipe.parent / "one.yaml").write_text(text.replace("path: letters.jsonl", "path: all.jsonl"))
+    words, numbers = recipe.parent / "letters.jsonl", sorted((recipe.parent / "digits").iterdir())
+    lines = [json.dumps({"text": path.read_text()}) for path in numbers]
+    (recipe.parent / "all.jsonl").write_text(words.read_text() + "\n".join(lines))
+    settings = ["data.num_clusters=2", "arena.combinations=[experts, average]"]
+    made = moesaic.run(recipe.parent / "one.yaml", folder=tmp_path / "run", settings=settings, until="arena")
+    # Letters and digits are told apart: each expert is much better on the cluster that it was trained on.
+    assert made.table.domains == ("cluster-1", "cluster-2")
+    for number, name in enumerate(made.table.domains, start=1):
+        losses = {row.name: row.scores[name].nats_per_token for row in made.table.rows if row.kind == "expert"}
+        assert min(losses, key=losses.get) == f"expert cluster-{number}"
+    assert "cluster-1 holds 100% letters; typical:" in capsys.readouterr().out

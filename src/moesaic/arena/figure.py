@@ -118,7 +118,7 @@ def _draw_points(axes: Axes, table: ArenaTable | SeedTable, rows: Sequence[Row])
         axes.annotate(
             str(number),
             (place, figure.value),
-            xytext=(4, 4),
+            xytext=(3, 4) if number % 2 else (3, -10),  # neighbours' numbers do not run into each other
             textcoords="offset points",
             fontsize=7.5,
             zorder=4,

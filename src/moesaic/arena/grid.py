@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,29 @@ class Grid:
             ]
             parts.append(f"**{section.title}**\n\n" + "\n".join(lines) + "\n")
         return "\n".join(parts)
+
+
+class Gridded(ABC):
+    """A table that is shown as a grid."""
+
+    @abstractmethod
+    def grid(self, by: str = "mean") -> Grid:
+        """The cells that a terminal and a page show.
+
+        Args:
+            by: The key of the column that rows are sorted by.
+        """
+
+    def to_rich(self, by: str = "mean", *, width: int = 80) -> RenderableType:
+        """The table for a terminal: one where it fits into ``width`` columns, several where not."""
+        return self.grid(by).to_rich(width)
+
+    def to_markdown(self, by: str = "mean") -> str:
+        """The table for a page, in sections: quality, calibration and diversity, cost."""
+        return self.grid(by).to_markdown()
+
+    def __str__(self) -> str:
+        return self.to_markdown()
 
 
 def _line(cells: Iterable[str]) -> str:

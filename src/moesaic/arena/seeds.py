@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rich.console import RenderableType
-
 from moesaic.arena.columns import MISSING, Column, Section, find_column, value_of
-from moesaic.arena.grid import Grid, write_csv
+from moesaic.arena.grid import Grid, Gridded, write_csv
 from moesaic.arena.rows import ORACLE, Row
 from moesaic.arena.scores import METRICS, DomainScores, Metric
 from moesaic.arena.table import ArenaTable, make_grid
@@ -47,7 +45,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class SeedTable:
+class SeedTable(Gridded):
     """The same rows, trained and measured with several seeds.
 
     Attributes:
@@ -134,7 +132,7 @@ class SeedTable:
         return sorted(self.rows, key=rank)
 
     def grid(self, by: str = "mean") -> Grid:
-        """The cells that a terminal and a page show."""
+        """See :meth:`Gridded.grid`."""
         rows = self._sorted_rows(by)
         return make_grid(
             rows, {column: [self._cell(row, column) for row in rows] for column in self.columns}, self.titles
@@ -153,14 +151,6 @@ class SeedTable:
         """What stands above the sections."""
         quality = f"{self.scores.task} (mean ± standard deviation over {self.num_seeds} seeds)"
         return self.tables[0].titles | {"quality": quality}
-
-    def to_rich(self, by: str = "mean", *, width: int = 80) -> RenderableType:
-        """The table for a terminal: one where it fits into ``width`` columns, several where not."""
-        return self.grid(by).to_rich(width)
-
-    def to_markdown(self, by: str = "mean") -> str:
-        """The table for a page, in sections: quality, calibration and diversity, cost."""
-        return self.grid(by).to_markdown()
 
     def to_csv(self, by: str = "mean") -> str:
         """The table for a spreadsheet: of each figure the mean, the standard deviation, the least and the most."""
@@ -185,9 +175,6 @@ class SeedTable:
     def from_json(cls, text: str) -> SeedTable:
         """Read what :meth:`to_json` wrote."""
         return combine_seeds([ArenaTable.from_json(json.dumps(table)) for table in json.loads(text)["tables"]])
-
-    def __str__(self) -> str:
-        return self.to_markdown()
 
     def verdict(self) -> str:
         """What won, and by how much over the best member."""

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
-from rich.console import RenderableType
-
 from moesaic.arena.bootstrap import Bootstrap, Interval, mean_value
 from moesaic.arena.columns import (
     DIVERSITY,
@@ -22,7 +20,7 @@ from moesaic.arena.columns import (
     remember,
     value_of,
 )
-from moesaic.arena.grid import Grid, GridColumn, GridSection, write_csv
+from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, write_csv
 from moesaic.arena.quantities import probability, signed
 from moesaic.arena.rows import DENSE, ORACLE, Row
 from moesaic.arena.scores import METRICS, DomainScores, Metric
@@ -31,7 +29,7 @@ _CALIBRATION = ("nats", "calibrated_nats", "calibrated_nats_per_token", "brier",
 
 
 @dataclass(frozen=True)
-class ArenaTable:
+class ArenaTable(Gridded):
     """All rows, the best first unless sorted otherwise.
 
     Attributes:
@@ -183,7 +181,7 @@ class ArenaTable:
         return sort_rows(self.rows, find_column(self.columns, loss if by == "loss" else by))
 
     def grid(self, by: str = "mean") -> Grid:
-        """The cells that a terminal and a page show."""
+        """See :meth:`Gridded.grid`."""
         rows = self._sorted_rows(by)
         return make_grid(rows, {column: [column.cell(row) for row in rows] for column in self.columns}, self.titles)
 
@@ -192,14 +190,6 @@ class ArenaTable:
         """What stands above the sections."""
         quality = f"{self.scores.task} (95% interval over {self.scores.kind})"
         return {"quality": quality, "calibration": "Calibration and diversity", "cost": "Cost"}
-
-    def to_rich(self, by: str = "mean", *, width: int = 80) -> RenderableType:
-        """The table for a terminal: one where it fits into ``width`` columns, several where not."""
-        return self.grid(by).to_rich(width)
-
-    def to_markdown(self, by: str = "mean") -> str:
-        """The table for a page, in sections: quality, calibration and diversity, cost."""
-        return self.grid(by).to_markdown()
 
     def to_csv(self, by: str = "mean") -> str:
         """The table for a spreadsheet: full figures, an interval in three columns."""
@@ -227,9 +217,6 @@ class ArenaTable:
         values = json.loads(text)
         rows = tuple(Row.from_json(row) for row in values["rows"])
         return cls(rows, tuple(values["domains"]), Bootstrap(**values["bootstrap"]))
-
-    def __str__(self) -> str:
-        return self.to_markdown()
 
     # what it says
 

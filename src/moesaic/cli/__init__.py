@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from moesaic.cli import arena, assemble, check, evaluate, export, generate, run
+from moesaic.cli import add, arena, assemble, check, evaluate, export, generate, remove, replace, run
 from moesaic.errors import MoesaicError
 
 app = typer.Typer(
@@ -17,7 +17,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (run.run, check.check, assemble.assemble, evaluate.evaluate, arena.arena, generate.generate, export.export):
+VERBS = (
+    run.run,
+    check.check,
+    assemble.assemble,
+    add.add,
+    replace.replace,
+    remove.remove,
+    evaluate.evaluate,
+    arena.arena,
+    generate.generate,
+    export.export,
+)
+for verb in VERBS:
     app.command()(verb)
 
 

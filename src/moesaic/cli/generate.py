@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import moesaic
+from moesaic.cli.options import refusing_wrong_values
 
 
 def generate(
@@ -20,8 +21,5 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Makes the random choices.")] = 0,
 ) -> None:
     """Continue a text, and say which experts wrote the answer."""
-    try:
-        answer = moesaic.generate(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    print(answer)
+    with refusing_wrong_values():
+        print(moesaic.generate(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))

@@ -18,6 +18,7 @@ from moesaic.combiners.choices import (
     register_choice,
     top_k_routing,
 )
+from moesaic.combiners.clustered import Clustered
 from moesaic.combiners.deferral import (
     CalibratedThreshold,
     calibrate_threshold,
@@ -55,6 +56,7 @@ __all__ = [
     "CalibratedThreshold",
     "Cascade",
     "Choice",
+    "Clustered",
     "Combined",
     "Combiner",
     "DomainWeighted",

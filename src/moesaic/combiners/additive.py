@@ -73,6 +73,12 @@ class Additive(Combiner):
         if self.weights is not None:
             self.weights = [self.weights[member] for member in members]
 
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`."""
+        super().extend()
+        if self.weights is not None:
+            self.weights = [*self.weights, sum(self.weights) / len(self.weights)]
+
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {"weights": self.weights}

@@ -111,6 +111,15 @@ class Combiner(nn.Module, ABC):
     def select(self, members: list[int]) -> None:
         """Keep only these members, in this order; positions may be permuted or left out."""
 
+    def extend(self) -> None:
+        """Make room for one member more, after the others; a combiner with parameters for each member adds its own.
+
+        The newcomer begins with as much weight as the others have on average, and they keep theirs relative to each
+        other. Training goes on from there.
+        """
+        assert self.num_members is not None, "extend comes after attach"
+        self.num_members += 1
+
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values: what a saved mixture needs to make this combiner again."""

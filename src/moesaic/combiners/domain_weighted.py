@@ -85,6 +85,13 @@ class DomainWeighted(Combiner):
         kept = torch.tensor(self.weights, dtype=torch.float64)[:, members]
         self.weights = (kept / kept.sum(dim=1, keepdim=True)).tolist()
 
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; in each domain the others' weights make room for it."""
+        super().extend()
+        if self.weights is not None:
+            share = 1 / (len(self.weights[0]) + 1)
+            self.weights = [[*(weight * (1 - share) for weight in row), share] for row in self.weights]
+
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {"weights": self.weights, "forgetting": self.forgetting}

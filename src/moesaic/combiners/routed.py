@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.combiners.base import Combined, Combiner, State, register
-from moesaic.combiners.choices import Choice, Softmax, TopK, build_choice
+from moesaic.combiners.choices import Choice, Softmax, TopK, build_choice, with_mean
 from moesaic.combiners.spaces import Space, check_space, combine
 from moesaic.types import Routing
 
@@ -116,12 +116,23 @@ class Routed(Combiner):
         self.choice.adapt(routing)
 
     def select(self, members: list[int]) -> None:
-        """See :meth:`Combiner.select`."""
+        """See :meth:`Combiner.select`; ``top_k`` is lowered, with a warning, where fewer members are left."""
         self.num_members = len(members)
-        self.router.weight = nn.Parameter(self.router.weight.detach()[members])
-        self.router.bias = nn.Parameter(self.router.bias.detach()[members])
-        self.router.out_features = len(members)
+        self._set_router(self.router.weight.detach()[members], self.router.bias.detach()[members])
         self.choice.select(members)
+        if len(members) == 1:
+            self.choice = Softmax()  # one of one is no choice
+            self.choice.attach(1, self.router.in_features)
+
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the new member's score is the mean of the others' scores."""
+        super().extend()
+        self._set_router(with_mean(self.router.weight.detach()), with_mean(self.router.bias.detach()))
+        self.choice.extend()
+
+    def _set_router(self, weight: Float[Tensor, "member width"], bias: Float[Tensor, " member"]) -> None:
+        self.router.out_features = len(weight)
+        self.router.weight, self.router.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""

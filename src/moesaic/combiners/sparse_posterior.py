@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -83,8 +84,13 @@ class SparsePosterior(Combiner):
         return state["kept"]
 
     def select(self, members: list[int]) -> None:
-        """See :meth:`Combiner.select`; of fewer members than are to be kept, all are."""
+        """See :meth:`Combiner.select`; of fewer members than are to be kept all are, with a warning."""
         self.num_members = len(members)
+        if self.keep > len(members):
+            warnings.warn(
+                f"keep is lowered from {self.keep} to {len(members)}, the number of members that are left.",
+                stacklevel=2,
+            )
         self.keep = min(self.keep, len(members))
 
     def arguments(self) -> dict[str, Any]:

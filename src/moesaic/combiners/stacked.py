@@ -13,7 +13,7 @@ from moesaic.combiners.base import Combined, Combiner, State, register
 from moesaic.combiners.entropy import entropy
 from moesaic.combiners.evidence import accumulate, check_forgetting, gather_evidence
 from moesaic.combiners.spaces import Space, check_space, combine
-from moesaic.combiners.weighted import check_weights, weight_parameter
+from moesaic.combiners.weighted import check_weights, extend_weights, weight_parameter
 from moesaic.types import Routing
 
 _NUM_FEATURES = 5
@@ -123,6 +123,12 @@ class Stacked(Combiner):
         """See :meth:`Combiner.select`."""
         self.num_members = len(members)
         self.router_logits = nn.Parameter(self.router_logits.detach()[members])
+        self.weights = self.router_logits.detach().softmax(dim=0).tolist()
+
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the network scores the new member as it does the others."""
+        super().extend()
+        self.router_logits = extend_weights(self.router_logits)
         self.weights = self.router_logits.detach().softmax(dim=0).tolist()
 
     def arguments(self) -> dict[str, Any]:

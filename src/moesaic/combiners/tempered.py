@@ -83,6 +83,13 @@ class Tempered(Combiner):
         if self.temperatures is not None:
             self.temperatures = [self.temperatures[member] for member in members]
 
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the new member's logits are taken as they are, at temperature 1."""
+        super().extend()
+        self.combiner.extend()
+        if self.temperatures is not None:
+            self.temperatures = [*self.temperatures, 1.0]
+
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {

@@ -68,6 +68,12 @@ class Weighted(Combiner):
         self.router_logits = nn.Parameter(self.router_logits.detach()[members])
         self.weights = self.router_logits.detach().softmax(dim=0).tolist()
 
+    def extend(self) -> None:
+        """See :meth:`Combiner.extend`; the others' weights are rescaled by the softmax."""
+        super().extend()
+        self.router_logits = extend_weights(self.router_logits)
+        self.weights = self.router_logits.detach().softmax(dim=0).tolist()
+
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Combiner.arguments`."""
         return {"weights": self.weights, "space": self.space}
@@ -83,6 +89,18 @@ def check_weights(weights: Sequence[float], whose: str = "weights") -> None:
         raise ValueError(
             f"{whose} must be non-negative and sum to 1, got {list(weights)}, which sum to {sum(weights):g}."
         )
+
+
+def extend_weights(router_logits: Float[Tensor, " member"]) -> nn.Parameter:
+    """One parameter more, whose softmax is the mean of the weights that the others had.
+
+    Example:
+        >>> extend_weights(torch.tensor([0.75, 0.25]).log()).softmax(dim=0)
+        tensor([0.5000, 0.1667, 0.3333], grad_fn=<SoftmaxBackward0>)
+    """
+    others = router_logits.detach()
+    mean = torch.logsumexp(others, dim=0, keepdim=True) - torch.tensor(float(len(others))).log()
+    return nn.Parameter(torch.cat([others, mean]))
 
 
 def weight_parameter(weights: Sequence[float] | None, num_members: int, combiner: str) -> nn.Parameter:

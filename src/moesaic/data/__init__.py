@@ -13,6 +13,7 @@ from moesaic.data.batches import (
     pack_documents,
     tokenize_domain,
 )
+from moesaic.data.clusters import Clusters, assign_balanced, center_groups, find_clusters, regroup
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
@@ -43,6 +44,7 @@ __all__ = [
     "SOURCES",
     "Batch",
     "BatchSampler",
+    "Clusters",
     "Data",
     "Domain",
     "EvaluationBlocks",
@@ -60,16 +62,20 @@ __all__ = [
     "TextFolder",
     "TokenizedDomain",
     "TrainingBatch",
+    "assign_balanced",
     "bootstrap",
+    "center_groups",
     "check_unseen",
     "document_fingerprints",
     "evaluation_blocks",
+    "find_clusters",
     "fingerprints",
     "folds",
     "load_domain",
     "name_sources",
     "out_of_bag",
     "pack_documents",
+    "regroup",
     "take_documents",
     "tokenize_domain",
     "train_tokenizer",

@@ -40,6 +40,10 @@ class PackedDocuments:
         """Number of documents."""
         return len(self.document_starts)
 
+    def documents(self) -> list[Int[Tensor, " token"]]:
+        """The tokens of each document."""
+        return list(self.tokens.tensor_split(self.document_starts[1:])) if self.num_documents else []
+
     def save(self, path: Path) -> None:
         """Write the tokens to a safetensors file."""
         save_file({field.name: getattr(self, field.name) for field in fields(self)}, path)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moesaic.errors import CheckpointError, RunError, is_disk_full
+from moesaic.errors import CheckpointError
 from moesaic.members.checkpoints import INDEX, Checkpoint, TensorHeader, read_checkpoint, read_header
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences, names_of
 from moesaic.moe.families import Family, dense_config, family_of, is_sparse, num_experts, sparse_config
+from moesaic.moe.folders import new_folder
 from moesaic.moe.writing import PlannedTensor, plan_average, plan_copy, plan_values, write_safetensors
 
 ROUTER_FILE = "model-router.safetensors"
 """The routers have a file of their own, so that fitting or training them rewrites kilobytes."""
+
+MAX_SHARD_BYTES = 5 * 10**9
+"""Size above which weights are split into several files."""
 
 _COPIED = ("generation_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
 
@@ -35,7 +38,7 @@ def assemble(
     shared: str | Path = "average",
     member_names: Sequence[str] | None = None,
     router_seed: int = 0,
-    max_shard_bytes: int = 5 * 10**9,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Make one sparse checkpoint out of dense ones (Branch-Train-MiX).
 
@@ -80,20 +83,27 @@ def assemble(
     )
     base = _base(shared, named)
     tensors = _plan(checkpoints, base, family)
-    routers = _plan_routers(_random_routers(config, router_seed), family, _dtype(checkpoints[0]))
-    shards = _split(tensors, max_shard_bytes)
+    routers = plan_routers(_random_routers(config, router_seed), family, _dtype(checkpoints[0]))
 
     output = Path(output)
     with new_folder(output, sum(tensor.num_bytes for tensor in (*tensors, *routers))) as partial:
-        files = _file_names(len(shards))
-        for file, shard in zip(files, shards, strict=True):
-            write_safetensors(partial / file, shard)
-        write_safetensors(partial / ROUTER_FILE, routers)
-        placed = list(zip((*files, ROUTER_FILE), (*shards, routers), strict=True))
-        _write_json(partial / INDEX, _index(placed))
-        _write_json(partial / "config.json", config)
+        write_weights(partial, tensors, routers, max_shard_bytes=max_shard_bytes)
+        write_json(partial / "config.json", config)
         _copy_companions(base or checkpoints[0], partial)
     return output
+
+
+def write_weights(
+    folder: Path, tensors: Sequence[PlannedTensor], routers: Sequence[PlannedTensor], *, max_shard_bytes: int
+) -> None:
+    """Write a sparse checkpoint's weights, routers in their own file, and the index of all files."""
+    shards = _split(tensors, max_shard_bytes)
+    files = _file_names(len(shards))
+    for file, shard in zip(files, shards, strict=True):
+        write_safetensors(folder / file, shard)
+    write_safetensors(folder / ROUTER_FILE, routers)
+    placed = list(zip((*files, ROUTER_FILE), (*shards, routers), strict=True))
+    write_json(folder / INDEX, _index(placed))
 
 
 def read_router(folder: Path) -> dict[int, Float[Tensor, "expert hidden"]]:
@@ -132,39 +142,7 @@ def save_model(network: PreTrainedModel, folder: Path) -> None:
     if is_sparse(network.config):
         config = json.loads((folder / "config.json").read_text())
         count = num_experts(network.config)
-        _write_json(folder / "config.json", config | {"num_experts": count, "num_local_experts": count})
-
-
-@contextmanager
-def new_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
-    """Fill a folder in a hidden sibling and rename it into place when it is whole.
-
-    Raises:
-        RunError: If ``output`` holds something, or the disk is or becomes full; nothing is left behind then.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RunError(f"{output}: this already holds something, and nothing in it was touched. Give a new folder.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(output.parent).free
-    if needed_bytes > free:
-        raise RunError(
-            f"{output}: {needed_bytes / 1e9:.2f} GB are needed, and {free / 1e9:.2f} GB are free. Make room, or give "
-            "a folder on another disk."
-        )
-    partial = output.parent / f".partial-{output.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise RunError(f"{output}: the disk is full. What was written is removed; make room and try again.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(folder / "config.json", config | {"num_experts": count, "num_local_experts": count})
 
 
 def _check_top_k(num_experts_per_tok: int, names: Sequence[str], family: Family) -> None:
@@ -216,7 +194,8 @@ def _random_routers(config: Mapping[str, Any], seed: int) -> dict[int, Tensor]:
     return {layer: torch.randn(shape, generator=generator) * scale for layer in range(config["num_hidden_layers"])}
 
 
-def _plan_routers(weights: Mapping[int, Tensor], family: Family, dtype: str) -> list[PlannedTensor]:
+def plan_routers(weights: Mapping[int, Tensor], family: Family, dtype: str) -> list[PlannedTensor]:
+    """The routers' tensors under their names on disk."""
     return [plan_values(family.router_name.format(layer=layer), weight, dtype) for layer, weight in weights.items()]
 
 
@@ -256,5 +235,6 @@ def _copy_companions(source: Checkpoint, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
-def _write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON as checkpoints have it."""
     path.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")

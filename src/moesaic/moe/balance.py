@@ -47,3 +47,16 @@ def router_z_loss(router_logits: Sequence[Float[Tensor, "token expert"]]) -> Flo
     Reference: Zoph et al. (2022), equation 5, https://arxiv.org/abs/2202.08906
     """
     return torch.stack([logits.float().logsumexp(dim=-1).square().mean() for logits in router_logits]).mean()
+
+
+def router_entropy(router_logits: Sequence[Float[Tensor, "token expert"]]) -> Float[Tensor, ""]:
+    """Mean entropy of the router's distribution for a token, in nats: 0 where it is sure, ``log N`` where it is not.
+
+    Args:
+        router_logits: One tensor a layer.
+    """
+    entropies = []
+    for logits in router_logits:
+        log_probabilities = logits.float().log_softmax(dim=-1)
+        entropies.append(-(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean())
+    return torch.stack(entropies).mean()

@@ -39,6 +39,20 @@ class Family:
         match = _FEED_FORWARD.match(donor_name)
         return None if match is None else self.expert_names[match[2]].format(layer=match[1], expert=expert)
 
+    def donor_tensor(self, sparse_name: str) -> tuple[str, int] | None:
+        """What an expert's tensor was called in its donor, and whose it is; ``None`` if it belongs to no expert.
+
+        Example:
+            >>> MIXTRAL.donor_tensor("model.layers.0.block_sparse_moe.experts.2.w1.weight")
+            ('model.layers.0.mlp.gate_proj.weight', 2)
+        """
+        for matrix, pattern in self.expert_names.items():
+            numbered = re.escape(pattern).replace(r"\{layer\}", r"(\d+)").replace(r"\{expert\}", r"(\d+)")
+            match = re.fullmatch(numbered, sparse_name)
+            if match is not None:
+                return f"model.layers.{match[1]}.mlp.{matrix}.weight", int(match[2])
+        return None
+
 
 MIXTRAL = Family(
     dense_types=("llama", "mistral"),
@@ -105,6 +119,11 @@ def family_of(model_type: str) -> Family:
     )
 
 
+def sparse_family_of(model_type: str) -> Family | None:
+    """The family whose sparse architecture this is; ``None`` if :func:`moesaic.assemble` writes no such thing."""
+    return next((family for family in FAMILIES if family.config_class.model_type == model_type), None)
+
+
 def sparse_config(dense: PreTrainedConfig, *, expert_names: Sequence[str], num_experts_per_tok: int) -> dict[str, Any]:
     """The configuration of the sparse model, as JSON values.
 
@@ -125,6 +144,8 @@ def sparse_config(dense: PreTrainedConfig, *, expert_names: Sequence[str], num_e
     if family is QWEN3_MOE:
         kept |= {
             "moe_intermediate_size": dense.intermediate_size,
+            # Transformers' class has no such default, but its attention reads it.
+            "head_dim": dense.head_dim,
             "norm_topk_prob": True,
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
@@ -139,6 +160,13 @@ def sparse_config(dense: PreTrainedConfig, *, expert_names: Sequence[str], num_e
         "num_local_experts": count,
         "expert_names": list(expert_names),
     }
+
+
+def donor_config(sparse: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """The configuration that a sparse checkpoint's donors had, of the dense architecture ``model_type``."""
+    head_dim = sparse.get("head_dim") or sparse["hidden_size"] // sparse["num_attention_heads"]
+    kept = {name: sparse[name] for name in _KEPT if name in sparse}
+    return {"model_type": model_type} | kept | {"head_dim": head_dim}
 
 
 def is_sparse(config: Any) -> bool:

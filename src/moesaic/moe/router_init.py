@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +24,7 @@ _SCALES = tuple(2.0**power for power in range(-4, 13))
 
 def initialize_router(
     network: Any,
-    batches: Sequence[Sequence[Int[Tensor, "batch position"]]],
+    batches: Sequence[Sequence[Int[Tensor, "_batch _position"]]],
     *,
     method: RouterMethod,
     seed: int = 0,
@@ -55,10 +55,7 @@ def initialize_router(
     mergekit's hidden-state gates, of which prototypes are the correction.
     """
     gates = find_gates(network)
-    if len(batches) != num_experts(network.config):
-        raise ValueError(
-            f"The model has {num_experts(network.config)} experts, but there is text of {len(batches)} domains."
-        )
+    _check_domains(network, batches)
     if method == "random":
         weights = _random(gates, network.config.initializer_range, seed)
     elif method in ("prototypes", "ridge"):
@@ -67,15 +64,65 @@ def initialize_router(
         weights = {layer: _scale(solve(statistics), statistics) for layer, statistics in enumerate(states)}
     else:
         raise ValueError(f"method must be random, prototypes or ridge, got {method!r}.")
-    with torch.no_grad():
-        for layer, gate in enumerate(gates):
-            gate.weight.copy_(weights[layer])
+    _set(gates, weights)
+    return weights
+
+
+def extend_router(
+    network: Any,
+    batches: Sequence[Sequence[Int[Tensor, "_batch _position"]]],
+    *,
+    caution: float = 1.0,
+    ridge: float = 0.001,
+) -> dict[int, Float[Tensor, "expert hidden"]]:
+    """Fit the last expert's router rows between those of the others, which are kept; they are set in place.
+
+    A token goes to the newcomer first where its logit exceeds the largest one of the others. So the row is that of the
+    logistic regression "of the newcomer's domain, or of another" whose offset is the largest kept logit, each domain
+    counting the same.
+
+    Args:
+        network: A model that :func:`assemble` made, loaded with Transformers.
+        batches: Text of each expert's domain, in the experts' order.
+        caution: How many times as much each of the other domains counts as the newcomer's. More sends fewer of their
+            tokens to the newcomer, and fewer of its own.
+        ridge: Regularization, as a share of the mean eigenvalue of the states' covariance.
+
+    Returns:
+        The routers' weights, by layer.
+
+    Raises:
+        ValueError: If the domains are not as many as the experts, or ``caution`` is not positive.
+    """
+    if caution <= 0:
+        raise ValueError(f"caution must be positive, got {caution:g}; 1 counts all domains the same.")
+    gates = find_gates(network)
+    _check_domains(network, batches)
+    weights = {}
+    for layer, (gate, states) in enumerate(zip(gates, _collect(network, gates, batches), strict=True)):
+        kept = gate.weight.detach()[:-1]
+        newcomer = _logistic_row(kept.double(), states, caution, ridge)
+        weights[layer] = torch.cat([kept, newcomer.to(kept.dtype).unsqueeze(0)])
+    _set(gates, weights)
     return weights
 
 
 def find_gates(network: Any) -> list[Any]:
     """The routers of a sparse model, one a layer."""
     return [layer.mlp.gate for layer in network.model.layers]
+
+
+def _check_domains(network: Any, batches: Sequence[Any]) -> None:
+    if len(batches) != num_experts(network.config):
+        raise ValueError(
+            f"The model has {num_experts(network.config)} experts, but there is text of {len(batches)} domains."
+        )
+
+
+@torch.no_grad()
+def _set(gates: Sequence[Any], weights: Mapping[int, Tensor]) -> None:
+    for layer, gate in enumerate(gates):
+        gate.weight.copy_(weights[layer])
 
 
 @dataclass
@@ -158,6 +205,33 @@ def _ridge(states: _States, ridge: float) -> Float[Tensor, "expert hidden"]:
     damping = ridge * covariance.trace() / hidden * torch.eye(hidden, dtype=covariance.dtype)
     targets = torch.eye(num_domains, dtype=covariance.dtype) - 1 / num_domains
     return torch.linalg.solve(covariance + damping, states.means.T @ targets).T
+
+
+def _logistic_row(
+    kept: Float[Tensor, "kept hidden"], states: _States, caution: float, ridge: float
+) -> Float[Tensor, " hidden"]:
+    """The row that tells the last domain from the others, whose logits compete with the largest kept one."""
+    hidden = kept.shape[-1]
+    offsets = (states.sample @ kept.T).amax(dim=-1)  # (domain, token)
+    domain_weights = torch.full((len(offsets), 1), caution, dtype=offsets.dtype, device=offsets.device)
+    domain_weights[-1] = 1
+    labels = torch.zeros_like(offsets)
+    labels[-1] = 1
+    damping = ridge * states.moments.sum(0).trace() / hidden
+    row = torch.zeros(hidden, dtype=offsets.dtype, device=offsets.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([row], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        entropy = F.binary_cross_entropy_with_logits(
+            states.sample @ row - offsets, labels, domain_weights.expand_as(labels), reduction="sum"
+        )
+        value = entropy / labels.shape[1] + damping / 2 * row.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return row.detach()
 
 
 def _scale(weight: Float[Tensor, "expert hidden"], states: _States) -> Float[Tensor, "expert hidden"]:

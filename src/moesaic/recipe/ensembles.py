@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from moesaic.combiners import (
     Average,
+    Clustered,
     Combiner,
     DomainWeighted,
     Entropy,
@@ -23,7 +24,7 @@ from moesaic.combiners import (
     Weighted,
     build_combiner,
 )
-from moesaic.data import NOT_SCORED, BatchSampler, check_unseen, document_fingerprints
+from moesaic.data import NOT_SCORED, BatchSampler, Clusters, center_groups, check_unseen, document_fingerprints
 from moesaic.moe import save_model
 from moesaic.recipe.build import build_options, build_seed, ensemble_training
 from moesaic.recipe.progress import over_rounds, training_progress
@@ -167,6 +168,7 @@ STACKERS: dict[str, str] = {
     "stacked": "stacked network",
     "stacked_memory": "stacked network with memory",
     "routed": "router at logits",
+    "clustered": "nearest cluster (c-BTM)",
 }
 """Combiners that are fitted on validation text: their words, and what tables call them."""
 
@@ -225,7 +227,14 @@ def _stackers(work: Work, held_out: dict[str, HeldOut]) -> dict[str, Callable[[]
         "stacked": lambda: trained(Stacked(weights, seed=seed)),
         "stacked_memory": lambda: trained(Stacked(weights, forgetting=section.forgetting, seed=seed)),
         "routed": lambda: trained(Routed(seed=seed)),
+        "clustered": lambda: trained(Clustered.of(_clusters(work))),
     }
+
+
+def _clusters(work: Work) -> Clusters:
+    """The center of each domain's documents."""
+    groups = [domain.train.documents() for domain in work.domains]
+    return center_groups(groups, vocab_size=work.vocab_size, seed=work.recipe.random_seed)
 
 
 def _attached(combiner: Combiner, rows: HeldOut) -> Combiner:

@@ -85,8 +85,14 @@ def check_values(values: dict[str, Any], where: str) -> Recipe:
 
 def _check_consistency(recipe: Recipe, where: str) -> None:
     names, num_experts = recipe.domain_names, len(recipe.domain_names)
-    for name in names:
-        if names.count(name) > 1:
+    if num_experts < 2:
+        raise RecipeError(
+            f"{where}, data.domains: there is only {names[0]!r}, and one expert is no mixture. Give two or more, or "
+            "set data.num_clusters to have domains found in this one."
+        )
+    given_names = [domain.name for domain in recipe.data.domains]
+    for name in given_names:
+        if given_names.count(name) > 1:
             raise RecipeError(f"{where}, data.domains: two domains are called {name!r}. Give each its own name.")
     listed = f"{num_experts} experts ({', '.join(names)})"
     top_k = recipe.assemble.num_experts_per_tok

@@ -150,4 +150,6 @@ def _data_settings(work: Work) -> dict[str, Any]:
     fingerprints = [
         [source.fingerprint() for source in build_sources(domain, folder).values()] for domain in section.domains
     ]
-    return section.model_dump() | {"fingerprints": fingerprints, "tokenizer": work.tokenizer_source}
+    # Where no clusters are looked for, they are no part of the key: runs from before there were any stay as they are.
+    settings = section.model_dump(exclude={"num_clusters"} if section.num_clusters is None else None)
+    return settings | {"fingerprints": fingerprints, "tokenizer": work.tokenizer_source}

@@ -94,8 +94,13 @@ class DomainSection(Section):
 class DataSection(Section):
     """The text, and how it becomes tokens."""
 
-    domains: Annotated[tuple[DomainSection, ...], Field(min_length=2, strict=False)] = Field(
-        description="The domains, in the order of the experts."
+    domains: Annotated[tuple[DomainSection, ...], Field(min_length=1, strict=False)] = Field(
+        description="The domains, in the order of the experts; two or more, unless `num_clusters` is given."
+    )
+    num_clusters: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Domains to find among all documents, of the same size, by the words that they use: `cluster-1` "
+        "and so on take the place of the domains above.",
     )
     sequence_length: Annotated[int, Field(ge=8)] = Field(128, description="Tokens that the models read in a sequence.")
     vocab_size: Annotated[int, Field(ge=257)] = Field(
@@ -306,4 +311,6 @@ class Recipe(Section):
     @property
     def domain_names(self) -> tuple[str, ...]:
         """The domains' names, which are the experts' names too."""
+        if self.data.num_clusters is not None:
+            return tuple(f"cluster-{number}" for number in range(1, self.data.num_clusters + 1))
         return tuple(domain.name for domain in self.data.domains)

@@ -21,11 +21,14 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
     BatchSampler,
+    Domain,
     EvaluationBlocks,
     PackedDocuments,
     TokenizedDomain,
     evaluation_blocks,
+    find_clusters,
     load_domain,
+    regroup,
     tokenize_domain,
     train_tokenizer,
 )
@@ -104,6 +107,8 @@ class Work:
         else:
             tokenizer = AutoTokenizer.from_pretrained(read_checkpoint(brought).path)
         tokenizer.save_pretrained(output / "tokenizer")
+        if section.num_clusters is not None:
+            domains = self._find_domains(domains, tokenizer, section.num_clusters)
         for domain in domains:
             tokenized = tokenize_domain(domain, tokenizer, sequence_length=section.sequence_length)
             for split in SPLITS:
@@ -113,6 +118,26 @@ class Work:
                 f"  {domain.name}: {len(domain.train):,} documents, {len(tokenized.train.tokens):,} tokens to train "
                 f"on, {len(tokenized.test.tokens):,} to test on"
             )
+
+    def _find_domains(
+        self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerBase, num_clusters: int
+    ) -> list[Domain]:
+        """Domains found among all documents, instead of the named ones."""
+
+        def encode(texts: Sequence[str]) -> list[list[int]]:
+            return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+
+        documents = encode([text for domain in domains for text in domain.train])
+        clusters = find_clusters(documents, num_clusters, vocab_size=len(tokenizer), seed=self.recipe.random_seed)
+        found = regroup(domains, clusters, encode)
+        for number, cluster in enumerate(found):
+            shares = ", ".join(
+                f"{len(set(domain.train) & set(cluster.train)) / max(1, len(cluster.train)):.0%} {domain.name}"
+                for domain in domains
+            )
+            typical = " ".join(tokenizer.decode([token]).strip() for token in clusters.typical_tokens(number))
+            self.say(f"  {cluster.name} holds {shares}; typical: {typical}")
+        return found
 
     @cached_property
     def domains(self) -> list[TokenizedDomain]:

@@ -22,8 +22,8 @@ def check_combiner(make: Callable[[], Combiner], *, learns: bool = False, min_me
 
     One member gives exactly that member; weights are non-negative; where they are to sum to 1 they do, and identical
     members then give that member; reordering members reorders weights; padding changes nothing; a prefix is combined
-    alike whatever follows; a cache changes nothing; saving and loading gives the same bits; making it twice gives the
-    same bits.
+    alike whatever follows; a member that is added is used, and leaves no trace when it is removed; a cache changes
+    nothing; saving and loading gives the same bits; making it twice gives the same bits.
 
     Args:
         make: Makes the combiner, the same each time, for any number of members.
@@ -47,6 +47,7 @@ def check_combiner(make: Callable[[], Combiner], *, learns: bool = False, min_me
         _assert_close(weights.sum(-1), torch.ones(_TOKENS.shape), "weights do not sum to 1")
     assert torch.equal(_mixture(make, 3)(_TOKENS).logits, output.logits), "made twice, it does not give the same bits"
     _check_order(make, mixture)
+    _check_membership(mixture, output.logits)
     _check_causality(mixture, output.logits)
     _check_padding(mixture, output.logits)
     _check_cache(mixture, output.logits)
@@ -92,6 +93,22 @@ def _check_order(make: Callable[[], Combiner], mixture: Mixture) -> None:
         reordered.routing.weights, original.routing.weights[..., order], "reordering members mixes weights up"
     )
     _assert_close(reordered.logits, original.logits, "reordering members changes the output")
+
+
+@torch.no_grad()
+def _check_membership(mixture: Mixture, logits: Tensor) -> None:
+    extended = mixture.add_member(CausalLM("newcomer", tiny_causal_lm(seed=9))).eval()
+    weights = extended(_TOKENS).routing.weights
+    assert weights.shape[-1] == len(mixture.members) + 1, "an added member has no weight"
+    # One that asks a single member takes the best; a newcomer with the others' mean score is that only when trained.
+    is_hard = (weights > 0).sum(-1).max() == 1
+    assert is_hard or (weights[..., -1] > 0).any(), "an added member is never used"
+    if extended.combiner.weights_sum_to_one:
+        _assert_close(weights.sum(-1), torch.ones(_TOKENS.shape), "with an added member, weights do not sum to 1")
+    _check_saving(extended, extended(_TOKENS).logits)
+    restored = extended.remove_member("newcomer").eval()
+    _assert_close(restored(_TOKENS).logits, logits, "a member that comes and goes changes the output")
+    assert torch.equal(mixture(_TOKENS).logits, logits), "adding a member to a copy changes the mixture"
 
 
 @torch.no_grad()

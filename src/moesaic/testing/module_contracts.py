@@ -21,8 +21,9 @@ def check_module_combiner(make: Callable[[], Combiner], *, learns: bool = False)
     """Check all that a combiner promises of classifiers.
 
     One member gives exactly that member; weights are non-negative; where they are to sum to 1 they do, and identical
-    members then give that member; reordering members reorders weights; an example is combined alike whatever stands
-    beside it in the batch; saving and loading gives the same bits; making it twice gives the same bits.
+    members then give that member; reordering members reorders weights; a member that is added is used, and leaves no
+    trace when it is removed; an example is combined alike whatever stands beside it in the batch; saving and loading
+    gives the same bits; making it twice gives the same bits.
 
     Args:
         make: Makes the combiner, the same each time, for any number of members. Its ``reads_tokens`` must be False.
@@ -45,6 +46,7 @@ def check_module_combiner(make: Callable[[], Combiner], *, learns: bool = False)
         again = _mixture(make, (0, 1, 2))(inputs).logits
         assert torch.equal(again, output.logits), "made twice, it does not give the same bits"
         _check_order(make, inputs, mixture)
+        _check_membership(mixture, inputs, output.logits)
         _assert_close(mixture(inputs[:2]).logits, output.logits[:2], "other examples of the batch change the output")
         _check_saving(mixture, inputs, output.logits)
     if learns:
@@ -92,6 +94,14 @@ def _check_order(make: Callable[[], Combiner], inputs: Tensor, mixture: ModuleMi
         reordered.routing.weights, original.routing.weights[..., order], "reordering members mixes weights up"
     )
     _assert_close(reordered.logits, original.logits, "reordering members changes the output")
+
+
+def _check_membership(mixture: ModuleMixture, inputs: Tensor, logits: Tensor) -> None:
+    extended = mixture.add_member(ModuleMember("newcomer", _members((9,))[0].network))
+    weights = extended(inputs).routing.weights
+    assert weights.shape == (len(inputs), 4) and (weights[:, -1] > 0).any(), "an added member is never used"
+    restored = extended.remove_member("newcomer")
+    _assert_close(restored(inputs).logits, logits, "a member that comes and goes changes the output")
 
 
 def _check_saving(mixture: ModuleMixture, inputs: Tensor, logits: Tensor) -> None:

@@ -13,14 +13,32 @@ from moesaic.training.classification import (
     sample_examples,
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
+from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
-from moesaic.training.objectives import Losses, Objective, SparseLanguageModeling, language_modeling
+from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
+from moesaic.training.multi_task import MultiTaskObjective, TaskWeighting
+from moesaic.training.objectives import (
+    ChosenLanguageModeling,
+    Losses,
+    Objective,
+    SparseLanguageModeling,
+    language_modeling,
+    mixture_language_modeling,
+)
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
 from moesaic.training.processes import is_main, num_processes, process_group, training_device, wait_for_all
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.training.rounds import fit_round
+from moesaic.training.routed import (
+    MIXTURE_MEMBERS_ONLY,
+    MIXTURE_ROUTER_ONLY,
+    fit_experts,
+    fit_jointly,
+    fit_router,
+    router_alarms,
+)
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
@@ -46,25 +64,35 @@ from moesaic.training.validation import validation_nats
 
 __all__ = [
     "FEED_FORWARD_ONLY",
+    "MIXTURE_MEMBERS_ONLY",
+    "MIXTURE_ROUTER_ONLY",
     "ROUTER_ONLY",
     "Bag",
     "Boosted",
     "BoostedClassifiers",
     "BoostingMethod",
+    "ChosenLanguageModeling",
     "Classification",
     "DocumentSample",
+    "EMFit",
+    "EMIteration",
     "EstimatorLearner",
     "HeldOut",
     "Learner",
     "Losses",
+    "MixtureLossName",
+    "MixtureObjective",
+    "MultiTaskObjective",
     "NetworkLearner",
     "Objective",
     "OnStep",
     "OutOfFold",
     "ReweightedLanguageModeling",
+    "RouterBalance",
     "SparseLanguageModeling",
     "StagewiseLanguageModeling",
     "StepRecord",
+    "TaskWeighting",
     "TrainingOptions",
     "Votes",
     "accuracy",
@@ -77,7 +105,11 @@ __all__ = [
     "combined_nats",
     "fit",
     "fit_combiner",
+    "fit_em",
+    "fit_experts",
+    "fit_jointly",
     "fit_round",
+    "fit_router",
     "fit_snapshots",
     "fit_stacked",
     "fit_step_sizes",
@@ -88,6 +120,7 @@ __all__ = [
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
+    "mixture_language_modeling",
     "num_processes",
     "out_of_bag_accuracy",
     "out_of_bag_nats",
@@ -97,6 +130,7 @@ __all__ = [
     "process_group",
     "regression",
     "resolve_precision",
+    "router_alarms",
     "sample_documents",
     "sample_examples",
     "select_greedily",

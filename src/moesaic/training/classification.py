@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -171,7 +172,8 @@ class EstimatorLearner:
         """See :class:`Learner`.
 
         Raises:
-            ValueError: If the examples have offsets, which estimators cannot take.
+            ValueError: If the examples have offsets, which estimators cannot take, or weights that this one does not
+                take.
         """
         if examples.offsets is not None:
             raise ValueError(
@@ -187,7 +189,16 @@ class EstimatorLearner:
 
 def _weights_name(estimator: Any) -> str:
     """What an estimator calls the weights of examples; in a pipeline they are the last step's."""
-    return f"{estimator.steps[-1][0]}__sample_weight" if isinstance(estimator, Pipeline) else "sample_weight"
+    name, last = estimator.steps[-1] if isinstance(estimator, Pipeline) else ("", estimator)
+    parameters = inspect.signature(last.fit).parameters.values()
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    if not takes_any and "sample_weight" not in {parameter.name for parameter in parameters}:
+        raise ValueError(
+            f"{type(last).__name__} takes no sample_weight, so it cannot be fitted on weighted examples, as boosting "
+            "and EM do. Use an estimator whose fit takes it, such as LogisticRegression, LinearRegression or a tree, "
+            "or a NetworkLearner."
+        )
+    return f"{name}__sample_weight" if name else "sample_weight"
 
 
 @torch.no_grad()

@@ -4,9 +4,11 @@ from moesaic.combiners.choices.base import (
     CHOICES,
     Choice,
     build_choice,
+    lower_top_k,
     member_loads,
     register_choice,
     routing_of_all,
+    with_mean,
 )
 from moesaic.combiners.choices.expert_choice import ExpertChoice, expert_choice_routing
 from moesaic.combiners.choices.hard import Hard, gumbel_logits, hard_routing
@@ -34,6 +36,7 @@ __all__ = [
     "expert_choice_routing",
     "gumbel_logits",
     "hard_routing",
+    "lower_top_k",
     "member_loads",
     "noisy_logits",
     "register_choice",
@@ -42,4 +45,5 @@ __all__ = [
     "sigmoid_routing",
     "top_k_routing",
     "top_p_routing",
+    "with_mean",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -74,6 +75,11 @@ class Choice(nn.Module, ABC):
         """Keep only these members, in this order."""
         self.num_members = len(members)
 
+    def extend(self) -> None:
+        """Make room for one member more, after the others; what belongs to each member is the others' mean for it."""
+        assert self.num_members is not None, "extend comes after attach"
+        self.num_members += 1
+
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values: what a saved mixture needs to make this choice again."""
@@ -139,6 +145,20 @@ def member_loads(routing: Routing, mask: Bool[Tensor, "*axes"] | None = None) ->
     if distributed.is_initialized():
         distributed.all_reduce(loads)
     return loads
+
+
+def with_mean(values: Float[Tensor, member * axes]) -> Float[Tensor, larger * axes]:
+    """The values of every member, and their mean for one that is new."""
+    return torch.cat([values, values.mean(dim=0, keepdim=True)])
+
+
+def lower_top_k(top_k: int, num_members: int) -> int:
+    """What is left of ``top_k`` where there are fewer members, with a warning where that is less."""
+    if top_k > num_members:
+        warnings.warn(
+            f"top_k is lowered from {top_k} to {num_members}, the number of members that are left.", stacklevel=3
+        )
+    return min(top_k, num_members)
 
 
 def check_top_k(top_k: int, num_members: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moesaic.combiners.choices.base import Choice, check_top_k, register_choice
+from moesaic.combiners.choices.base import Choice, check_top_k, lower_top_k, register_choice, with_mean
 from moesaic.combiners.choices.top_k import ALWAYS_ONE, top_k_routing
 from moesaic.combiners.spaces import Space
 from moesaic.types import Routing
@@ -75,8 +75,17 @@ class NoisyTopK(Choice):
     def select(self, members: list[int]) -> None:
         """See :meth:`Choice.select`."""
         super().select(members)
-        self.noise.weight = nn.Parameter(self.noise.weight.detach()[members])
-        self.noise.out_features = len(members)
+        self.top_k = lower_top_k(self.top_k, len(members))
+        self._set_noise(self.noise.weight.detach()[members])
+
+    def extend(self) -> None:
+        """See :meth:`Choice.extend`."""
+        super().extend()
+        self._set_noise(with_mean(self.noise.weight.detach()))
+
+    def _set_noise(self, weight: Float[Tensor, "member feature"]) -> None:
+        self.noise.out_features = len(weight)
+        self.noise.weight = nn.Parameter(weight)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Choice.arguments`."""

@@ -118,7 +118,8 @@ class ReLU(Choice):
 
     def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
         """See :meth:`Choice.penalty`."""
-        return self.coef * routing.router_logits.float().relu().sum(dim=-1).mean()
+        # A copy: the coefficient may be adapted before the gradient is taken.
+        return self.coef.clone() * routing.router_logits.float().relu().sum(dim=-1).mean()
 
     @torch.no_grad()
     def adapt(self, routing: Routing) -> None:
@@ -131,6 +132,11 @@ class ReLU(Choice):
         self.coef.fill_(
             adapt_sparsity_coef(float(self.coef), num_active=num_active, wanted=self.num_active, factor=self.factor)
         )
+
+    def select(self, members: list[int]) -> None:
+        """See :meth:`Choice.select`."""
+        super().select(members)
+        self.num_active = min(self.num_active, len(members))
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Choice.arguments`."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from moesaic.combiners.choices.base import Choice, check_top_k, member_loads, register_choice
+from moesaic.combiners.choices.base import Choice, check_top_k, lower_top_k, member_loads, register_choice, with_mean
 from moesaic.combiners.choices.top_k import ALWAYS_ONE
 from moesaic.combiners.spaces import Space
 from moesaic.types import Routing
@@ -107,7 +107,13 @@ class Sigmoid(Choice):
     def select(self, members: list[int]) -> None:
         """See :meth:`Choice.select`."""
         super().select(members)
+        self.top_k = lower_top_k(self.top_k, len(members))
         self.bias = self.bias[members]
+
+    def extend(self) -> None:
+        """See :meth:`Choice.extend`."""
+        super().extend()
+        self.bias = with_mean(self.bias)
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Choice.arguments`."""

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from moesaic.combiners.choices.base import Choice, check_top_k, register_choice
+from moesaic.combiners.choices.base import Choice, check_top_k, lower_top_k, register_choice
 from moesaic.combiners.spaces import Space
 from moesaic.types import Routing
 
@@ -95,6 +95,11 @@ class TopK(Choice):
                 "'hard'."
             )
         return None
+
+    def select(self, members: list[int]) -> None:
+        """See :meth:`Choice.select`."""
+        super().select(members)
+        self.top_k = lower_top_k(self.top_k, len(members))
 
     def arguments(self) -> dict[str, Any]:
         """See :meth:`Choice.arguments`."""
