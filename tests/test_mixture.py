@@ -2,14 +2,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moesaic.combiners import Average, Posterior, Routed, Weighted
+from moesaic.combiners import Average, Posterior, Routed, SparsePosterior, Weighted
 from moesaic.errors import IncompatibleMembersError, MemberError
 from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 
 TOKENS = torch.tensor([[5, 17, 8, 42], [4, 9, 61, 30]])
-COMBINERS = {"average": Average, "routed": lambda: Routed(top_k=2), "posterior": Posterior}
+COMBINERS = {
+    "average": Average,
+    "routed": lambda: Routed(top_k=2),
+    "posterior": Posterior,
+    "sparse posterior": lambda: SparsePosterior(after=6),
+}
 
 
 def generate(mixture, **arguments):

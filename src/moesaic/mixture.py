@@ -49,34 +49,65 @@ class MixtureCache(Cache):
     """One key-value cache a member, and what the combiner remembers of the prefix.
 
     Attributes:
-        caches: The members' caches, in their order.
+        caches: The members' caches, in their order; ``None`` for a member that no row of the batch uses any more.
         state: The combiner's state; see :class:`moesaic.combiners.Combined`.
+        rows: The rows of the batch that each member's cache holds, in ascending order; ``None`` for all of them.
     """
 
-    def __init__(self, caches: list[Cache], state: State | None) -> None:
+    def __init__(
+        self,
+        caches: Sequence[Cache | None],
+        state: State | None,
+        rows: Sequence[Int[Tensor, _] | None] | None = None,
+    ) -> None:
         super().__init__(layers=[])
-        self.caches = caches
+        self.caches = list(caches)
         self.state = state
+        self.rows: list[Tensor | None] = [None] * len(caches) if rows is None else list(rows)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of positions seen so far."""
-        return self.caches[0].get_seq_length(layer_idx)
+        return next(cache.get_seq_length(layer_idx) for cache in self.caches if cache is not None)
 
     def reorder_cache(self, beam_idx: Int[Tensor, " beam"]) -> None:
         """Follow the beams that a beam search keeps."""
-        for cache in self.caches:
-            cache.reorder_cache(beam_idx)
-        self._index_state(beam_idx)
+        self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows of the batch."""
-        for cache in self.caches:
-            cache.batch_select_indices(indices)
-        self._index_state(indices)
-
-    def _index_state(self, indices: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        for member, rows in enumerate(self.rows):
+            if rows is None:
+                self._select(member, indices)
+            else:
+                places = _places(rows, indices)  # where the member's cache holds each new row, -1 where it does not
+                new_rows = (places >= 0).nonzero().squeeze(1)
+                self._select(member, places[new_rows])
+                self.rows[member] = None if len(new_rows) == len(indices) else new_rows
         if self.state is not None:
             self.state = {name: value.index_select(0, indices) for name, value in self.state.items()}
+
+    def keep_in_use(self, in_use: Bool[Tensor, "batch member"]) -> None:
+        """Let go of what members know of texts that do not depend on them any more."""
+        for member, is_used in enumerate(in_use.unbind(dim=1)):
+            new_rows, rows = is_used.nonzero().squeeze(1), self.rows[member]
+            if len(new_rows) < (len(in_use) if rows is None else len(rows)):
+                self._select(member, new_rows if rows is None else _places(rows, new_rows))
+                self.rows[member] = new_rows
+
+    def _select(self, member: int, places: Int[Tensor, " place"]) -> None:
+        cache = self.caches[member]
+        if not len(places):
+            self.caches[member] = None
+        elif cache is not None:
+            cache.batch_select_indices(places)
+
+
+def _places(rows: Int[Tensor, " row"], wanted: Int[Tensor, " wanted"]) -> Int[Tensor, " wanted"]:
+    """Where each wanted row stands among ``rows``; -1 where it does not."""
+    if not len(rows):
+        return torch.full_like(wanted, -1)
+    is_there = wanted.unsqueeze(1) == rows.unsqueeze(0)  # (wanted, row)
+    return torch.where(is_there.any(dim=1), is_there.int().argmax(dim=1), -1)
 
 
 class Mixture(PreTrainedModel, GenerationMixin):
@@ -179,29 +210,23 @@ class Mixture(PreTrainedModel, GenerationMixin):
         Raises:
             MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
-        caches = past_key_values.caches if past_key_values is not None else [None] * len(self.members)
+        past = MixtureCache([None] * len(self.members), None) if past_key_values is None else past_key_values
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
         outputs = [
-            member(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=bool(use_cache),
-                **({"logits_to_keep": num_read} if num_read else {}),
-            )
-            for member, cache in zip(self.members, caches, strict=True)
+            member(**_take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
+            for member, cache, rows in zip(self.members, past.caches, past.rows, strict=True)
         ]
-        member_logits = torch.stack([output.logits for output in outputs])  # (member, batch, position, vocab)
+        member_logits = _stack_logits(outputs, past.rows, len(input_ids))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
-        state = past_key_values.state if past_key_values is not None else None
         mask = _token_mask(input_ids, attention_mask)
-        combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], state)
-        cache = MixtureCache([output.past_key_values for output in outputs], combined.state) if use_cache else None
+        combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], past.state)
+        cache = self._cache(outputs, combined.state, past.rows) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
@@ -252,6 +277,17 @@ class Mixture(PreTrainedModel, GenerationMixin):
             CausalLM(name, network, self.tokenizer)
             for name, network in zip(self.member_names, self.members, strict=True)
         ]
+
+    def _cache(
+        self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
+    ) -> MixtureCache:
+        """What the tokens that follow are read with; members that they do not depend on are left out of it."""
+        caches = [None if output is None else output.past_key_values for output in outputs]
+        cache = MixtureCache(caches, state, rows)
+        in_use = None if state is None else self.combiner.members_in_use(state)
+        if in_use is not None:
+            cache.keep_in_use(in_use)
+        return cache
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -353,6 +389,28 @@ def _token_mask(
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     return attention_mask[:, -input_ids.shape[1] :].bool()
+
+
+def _take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None) -> dict[str, Tensor | None]:
+    """Some texts of a batch; what all of them share has one row, and is left as it is."""
+    if rows is None:
+        return batch
+    return {name: value if value is None or len(value) == 1 else value[rows] for name, value in batch.items()}
+
+
+def _stack_logits(
+    outputs: Sequence[Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
+) -> Float[Tensor, "member batch position vocab"]:
+    """The members' scores; zeros for texts on which a member was not run."""
+    first = next(output.logits for output in outputs if output is not None)
+    stacked = []
+    for output, of_member in zip(outputs, rows, strict=True):
+        if of_member is None:
+            stacked.append(output.logits)
+        else:
+            logits = first.new_zeros((batch_size, *first.shape[1:]))
+            stacked.append(logits if output is None else logits.index_copy(0, of_member, output.logits))
+    return torch.stack(stacked)
 
 
 def _next_token_loss(logits: Float[Tensor, "batch position vocab"], labels: Int[Tensor, "batch position"]) -> Tensor:

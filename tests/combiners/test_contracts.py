@@ -15,6 +15,7 @@ from moesaic.combiners import (
     ReLU,
     Routed,
     Sigmoid,
+    SparsePosterior,
     Stacked,
     Tempered,
     TopP,
@@ -65,6 +66,8 @@ CASES = {
     "routed, gumbel": (lambda: Routed(choice=Hard(gumbel=True, temperature=0.5)), True),
     "posterior": (Posterior, False),
     "posterior that forgets": (lambda: Posterior(forgetting=0.9), False),
+    "sparse posterior": (lambda: SparsePosterior(after=3), False),
+    "sparse posterior that decides late and forgets": (lambda: SparsePosterior(after=5, forgetting=0.9), False),
     "additive": (Additive, False),
     "weighted by domain": (DomainWeighted, False),
     "entropy": (Entropy, True),
@@ -73,6 +76,7 @@ CASES = {
     "clustered": (clustered, True),
     "tempered average": (lambda: Tempered(Average()), False),
     "tempered posterior": (lambda: Tempered(Posterior()), False),
+    "tempered sparse posterior": (lambda: Tempered(SparsePosterior(after=3)), False),
     "tempered sum": (lambda: Tempered(Additive()), False),
 }
 
@@ -81,6 +85,7 @@ CASES = {
 TOP_TWO = {
     "top-k": (lambda: Routed(top_k=2), True),
     "top-k, probabilities as they are": (lambda: Routed(top_k=2, normalize=False), True),
+    "sparse posterior of two": (lambda: SparsePosterior(keep=2, after=3), False),
     "noisy top-k": (lambda: Routed(choice=NoisyTopK(2), hidden_width=8), True),
     "sigmoid": (lambda: Routed(choice=Sigmoid(2)), True),
     "relu": (lambda: Routed(choice=ReLU(num_active=1.5), space="logit"), True),

@@ -4,14 +4,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moesaic.combiners import Routed, Weighted
+from moesaic.combiners import ReLU, Routed, Sigmoid, Weighted
 from moesaic.data import BatchSampler, PackedDocuments
 from moesaic.errors import TrainingError
 from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
 from moesaic.moe import assemble
 from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm
-from moesaic.training import Losses, SparseLanguageModeling, TrainingOptions, fit, language_modeling
+from moesaic.training import (
+    Losses,
+    SparseLanguageModeling,
+    TrainingOptions,
+    fit,
+    language_modeling,
+    mixture_language_modeling,
+)
 from moesaic.training.loop import clip_gradients
 
 
@@ -69,6 +76,34 @@ def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step):
     assert history == expected
     assert_same(weights(continued), weights(whole))
     assert len(list(tmp_path.iterdir())) == 1  # only the last checkpoint is kept
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Routed(choice=Sigmoid(2, bias_update_rate=0.01)), lambda: Routed(choice=ReLU(1), space="logit")]
+)
+def test_a_continued_run_goes_on_with_what_a_choice_has_adapted(members, tmp_path, make):
+    def train(**arguments):
+        mixture = Mixture(members, make())
+        scales = {"members.*": 0.0}
+        history = fit(
+            mixture,
+            sampler(),
+            mixture_language_modeling,
+            options(checkpoint_every=2, learning_rate_scales=scales),
+            **arguments,
+        )
+        return history, weights(mixture)
+
+    def kill(record):
+        if record.step == 3:
+            raise Killed
+
+    expected, whole = train()
+    with pytest.raises(Killed):
+        train(checkpoint_folder=tmp_path, on_step=kill)
+    history, continued = train(checkpoint_folder=tmp_path)
+    assert history == expected
+    assert_same(continued, whole)
 
 
 def test_accumulated_parts_give_the_loss_of_the_whole_batch():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from moesaic.combiners import Average, Entropy, Routed, Stacked, Weighted
+from moesaic.combiners import Average, Entropy, NoisyTopK, Routed, Sigmoid, Stacked, Weighted
 from moesaic.data import NOT_SCORED, EvaluationBlocks
 from moesaic.testing import tiny_causal_lm
 from moesaic.training import (
@@ -97,6 +97,16 @@ def test_a_fitted_combiner_is_better_on_rows_it_has_not_seen(make):
     before = combined_nats(combiner, unseen).item()
     fit_combiner(combiner, held_out, learning_rate=0.05)
     assert combined_nats(combiner, unseen).item() < before
+
+
+def test_fitting_adapts_a_choice_and_judges_it_without_noise():
+    held_out = draw_held_out()
+    sigmoid, noisy = Routed(choice=Sigmoid(2, bias_update_rate=0.01)), Routed(choice=NoisyTopK(2))
+    fit_combiner(sigmoid, held_out, learning_rate=0.05)
+    assert sigmoid.choice.bias.abs().max() > 0
+    best = fit_combiner(noisy, held_out, learning_rate=0.05)
+    kept = held_out.take(torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:80])
+    assert combined_nats(noisy.eval(), kept).item() == pytest.approx(best, abs=1e-4)
 
 
 def test_fitting_by_gradient_agrees_with_the_optimum():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import moesaic
-from moesaic.combiners import Routed, Weighted
+from moesaic.combiners import ReLU, Routed, Sigmoid, TopP, Weighted
 from moesaic.errors import DataError
 from moesaic.members import CausalLM
 from moesaic.mixture import Mixture
@@ -35,6 +35,31 @@ def test_only_the_router_of_a_mixture_is_trained(text):
     assert changed(before, mixture) == {"combiner.embedding.weight", "combiner.router.weight", "combiner.router.bias"}
     moesaic.train(mixture, text, **QUICK)
     assert any(name.startswith("members.1.") for name in changed(before, mixture))
+
+
+def three_members():
+    return [CausalLM(name, tiny_causal_lm(seed=seed), tiny_tokenizer()) for seed, name in enumerate("abc")]
+
+
+def test_training_adapts_what_a_mixtures_choice_does_not_learn(text):
+    mixture = Mixture(three_members(), Routed(choice=Sigmoid(2, bias_update_rate=0.01)))
+    history = moesaic.train(mixture, text, only="router", **QUICK)
+    bias = mixture.combiner.choice.bias
+    assert bias.abs().max() > 0
+    # Each of the six batches moves each bias by 0.01, or by nothing where a load is the mean.
+    torch.testing.assert_close(bias / 0.01, (bias / 0.01).round())
+    assert set(history[0].parts) == {"nats"}
+
+
+def test_a_choices_penalty_is_part_of_the_loss_in_nested_mixtures_too(text):
+    members = three_members()
+    inner = Mixture(members[:2], Routed(choice=ReLU(1, coef=0.5), space="logit"), name="inner")
+    outer = Mixture([inner, members[2]], Routed(choice=TopP(0.8, entropy_coef=0.1)))
+    first = moesaic.train(outer, text, **QUICK)[0]
+    assert first.loss == pytest.approx(first.parts["nats"] + first.parts["router_penalty"])
+    assert first.parts["router_penalty"] > 0
+    # Six batches multiplied or divided the coefficient by 1.2.
+    assert inner.combiner.choice.coef != 0.5
 
 
 def test_only_the_routers_of_a_sparse_model_are_trained(text, tmp_path):

@@ -31,6 +31,7 @@ from moesaic.combiners.entropy import Entropy
 from moesaic.combiners.posterior import Posterior
 from moesaic.combiners.routed import Routed
 from moesaic.combiners.spaces import Space, combine
+from moesaic.combiners.sparse_posterior import SparsePosterior
 from moesaic.combiners.stacked import Stacked
 from moesaic.combiners.tempered import Tempered
 from moesaic.combiners.text import (
@@ -70,6 +71,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Space",
+    "SparsePosterior",
     "Stacked",
     "State",
     "Tempered",

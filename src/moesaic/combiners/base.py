@@ -80,6 +80,17 @@ class Combiner(nn.Module, ABC):
         """
         return None
 
+    def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
+        """Which members the tokens that follow still depend on, for each text of a batch; ``None`` if on all.
+
+        A member that is out for a text stays out. It is not run for it any more while text is generated; its scores
+        are then zeros, which must not matter.
+
+        Args:
+            state: What this combiner returned for the tokens so far.
+        """
+        return None
+
     def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
         """What training adds to the loss for a routing that this combiner gave; ``None`` if it adds nothing."""
         return None

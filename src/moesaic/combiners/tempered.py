@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.combiners.base import Combined, Combiner, State, build_combiner, register
+from moesaic.types import Routing
 
 
 @register("tempered")
@@ -62,6 +63,18 @@ class Tempered(Combiner):
         """See :meth:`Combiner.forward`."""
         temperatures = torch.tensor(self.temperatures, dtype=torch.float32, device=member_logits.device)
         return self.combiner(member_logits.float() / temperatures[:, None, None, None], input_ids, mask, state)
+
+    def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
+        """See :meth:`Combiner.members_in_use`."""
+        return self.combiner.members_in_use(state)
+
+    def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
+        """See :meth:`Combiner.penalty`."""
+        return self.combiner.penalty(routing)
+
+    def adapt(self, routing: Routing) -> None:
+        """See :meth:`Combiner.adapt`."""
+        self.combiner.adapt(routing)
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""

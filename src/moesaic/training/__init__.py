@@ -24,6 +24,7 @@ from moesaic.training.objectives import (
     Objective,
     SparseLanguageModeling,
     language_modeling,
+    mixture_language_modeling,
 )
 from moesaic.training.options import TrainingOptions, resolve_precision
 from moesaic.training.out_of_fold import OutOfFold, out_of_fold_logits
@@ -119,6 +120,7 @@ __all__ = [
     "join_held_out",
     "keep_memory_warm",
     "language_modeling",
+    "mixture_language_modeling",
     "num_processes",
     "out_of_bag_accuracy",
     "out_of_bag_nats",

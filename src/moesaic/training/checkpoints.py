@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from moesaic.training.optimizer import load_optimizer_tensors, optimizer_tensors
 from moesaic.training.records import StepRecord
@@ -26,7 +26,7 @@ def save_checkpoint(
     partial = folder / f"partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: tensor.data for name, tensor in network.named_parameters()}, partial / "weights.safetensors")
+    save_file({name: tensor.data for name, tensor in _state(network).items()}, partial / "weights.safetensors")
     save_file(optimizer_tensors(optimizer, network), partial / "optimizer.safetensors")
     (partial / "history.json").write_text(json.dumps([asdict(record) for record in history]))
     partial.rename(target)
@@ -45,10 +45,17 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         return []
     weights = load_file(found[-1] / "weights.safetensors")
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(weights[name])
+        for name, tensor in _state(network).items():
+            tensor.copy_(weights[name])
     load_optimizer_tensors(optimizer, network, load_file(found[-1] / "optimizer.safetensors"))
     return [StepRecord(**record) for record in json.loads((found[-1] / "history.json").read_text())]
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and the buffers that belong to a model, such as a bias that balances loads; tied tensors once."""
+    saved = network.state_dict().keys()
+    buffers = {name: buffer for name, buffer in network.named_buffers() if name in saved}
+    return {**dict(network.named_parameters()), **buffers}
 
 
 def _checkpoints(folder: Path) -> list[Path]:

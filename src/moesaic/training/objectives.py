@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.data import Batch
+from moesaic.mixture import Mixture
 from moesaic.moe import find_choices, load_balance_loss, record_routing, router_z_loss
 from moesaic.tasks import linear_cross_entropy, next_token_loss
+from moesaic.types import MixtureOutput, Routing
 
 PLAIN_HEADS = frozenset(
     {
@@ -56,6 +59,42 @@ def language_modeling(network: nn.Module, batch: Batch) -> Losses:
     """The mean negative log-likelihood of the next token."""
     nats, _ = _read(network, batch)
     return Losses(nats, {"nats": nats})
+
+
+def mixture_language_modeling(network: nn.Module, batch: Batch) -> Losses:
+    """The language-model loss of a mixture of whole models, and what its combiner adds to it.
+
+    What a combiner adapts rather than learns, such as a bias that balances loads, is adapted here, after each batch
+    that is trained on. Mixtures among the members are treated alike.
+    """
+    with _record_mixtures(network) as mixtures:
+        nats, _ = _read(network, batch)
+    parts, total = {"nats": nats}, nats
+    for mixture, routing in mixtures:
+        penalty = mixture.combiner.penalty(routing)
+        if penalty is not None:
+            parts["router_penalty"] = parts.get("router_penalty", torch.zeros_like(penalty)) + penalty
+            total = total + penalty
+        if network.training:
+            mixture.combiner.adapt(routing)
+    return Losses(total, parts)
+
+
+@contextmanager
+def _record_mixtures(network: nn.Module) -> Iterator[list[tuple[Mixture, Routing]]]:
+    """The mixtures that run meanwhile, those among the members included, each with its routing."""
+    recorded: list[tuple[Mixture, Routing]] = []
+
+    def record(mixture: nn.Module, _: Any, output: MixtureOutput) -> None:
+        assert isinstance(mixture, Mixture) and output.routing is not None
+        recorded.append((mixture, output.routing))
+
+    hooks = [module.register_forward_hook(record) for module in network.modules() if isinstance(module, Mixture)]
+    try:
+        yield recorded
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _read(network: Any, batch: Batch, **arguments: Any) -> tuple[Tensor, Any]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moesaic.combiners import Combiner
+from moesaic.combiners import Combined, Combiner
 from moesaic.data import NOT_SCORED, EvaluationBlocks
 from moesaic.tasks import next_token_nats
 from moesaic.training.memory import keep_memory_warm
@@ -249,11 +249,19 @@ def select_greedily(
 
 def combined_nats(combiner: Combiner, held_out: HeldOut) -> Tensor:
     """Mean negative log-likelihood of the right answers under a combiner, in nats; gradients reach its parameters."""
+    return _nats(_combine(combiner, held_out), held_out)
+
+
+def _combine(combiner: Combiner, held_out: HeldOut) -> Combined:
     mask = torch.ones_like(held_out.input_ids, dtype=torch.bool)
     arguments = {} if held_out.observed is None else {"observed": held_out.observed}
-    logits = combiner(held_out.member_logits, held_out.input_ids, mask, **arguments).logits
+    return combiner(held_out.member_logits, held_out.input_ids, mask, **arguments)
+
+
+def _nats(combined: Combined, held_out: HeldOut) -> Tensor:
     weights = held_out.target_weights
-    return (weights * next_token_nats(logits, held_out.labels)[held_out.labels != NOT_SCORED]).sum() / weights.sum()
+    nats = next_token_nats(combined.logits, held_out.labels)[held_out.labels != NOT_SCORED]
+    return (weights * nats).sum() / weights.sum()
 
 
 def fit_combiner(
@@ -308,8 +316,14 @@ def fit_combiner(
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)
         drawn = rows[torch.randint(len(rows), (min(batch_size, len(rows)),), generator=generator)]
         optimizer.zero_grad(set_to_none=True)
-        combined_nats(combiner, held_out.take(drawn)).backward()
+        part = held_out.take(drawn)
+        combiner.train()
+        combined = _combine(combiner, part)
+        penalty = combiner.penalty(combined.routing)
+        loss = _nats(combined, part)
+        (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
+        combiner.adapt(combined.routing)
         if (step + 1) % max(1, num_steps // 10) == 0:
             nats = _kept_nats(combiner, kept, batch_size)
             if nats < best_nats:
@@ -320,6 +334,7 @@ def fit_combiner(
 
 @torch.no_grad()
 def _kept_nats(combiner: Combiner, kept: HeldOut, batch_size: int) -> float:
+    combiner.eval()  # a router's noise is for training
     total, count = 0.0, 0.0
     for start in range(0, len(kept), batch_size):
         part = kept.take(slice(start, start + batch_size))

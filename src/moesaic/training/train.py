@@ -10,7 +10,13 @@ from moesaic.errors import DataError
 from moesaic.mixture import Mixture
 from moesaic.moe import find_choices, is_sparse
 from moesaic.training.loop import fit
-from moesaic.training.objectives import ChosenLanguageModeling, Objective, SparseLanguageModeling, language_modeling
+from moesaic.training.objectives import (
+    ChosenLanguageModeling,
+    Objective,
+    SparseLanguageModeling,
+    language_modeling,
+    mixture_language_modeling,
+)
 from moesaic.training.options import TrainingOptions
 from moesaic.training.records import OnStep, StepRecord
 from moesaic.types import Member
@@ -33,8 +39,9 @@ def train(
 ) -> list[StepRecord]:
     """Train a model in place: a dense one, a sparse mixture of experts, or a mixture of whole models.
 
-    The loss is that of the next token; a sparse mixture's load-balance and z-loss are added. Domains are drawn equally
-    often. Train a mixture's router first, then everything jointly: that is two calls.
+    The loss is that of the next token; a sparse mixture's load-balance and z-loss are added, and the penalty that a
+    combiner of whole models asks for. Domains are drawn equally often. Train a mixture's router first, then everything
+    jointly: that is two calls.
 
     Args:
         model: What :func:`moesaic.load_member` returned, or a :class:`moesaic.Mixture`.
@@ -82,7 +89,7 @@ def train(
 
 def _objective(network: Any) -> Objective:
     if isinstance(network, Mixture):
-        return language_modeling
+        return mixture_language_modeling
     if find_choices(network):
         return ChosenLanguageModeling()
     return SparseLanguageModeling() if is_sparse(network.config) else language_modeling
