@@ -377,14 +377,14 @@ def test_looped_members_are_called_like_stacked_ones():
 
 
 def test_small_members_are_stacked_and_large_ones_are_not():
-    # One layer of 64 x 64 has 4096 multiply-adds a row; the threshold lies at 100 million.
+    # One layer of 64 x 64 has 4096 multiply-adds a row; the threshold lies at 60 million.
     layers = [nn.Linear(64, 64) for _ in range(2)]
-    assert choose_execution(layers, (100_000_000 // 4096,)) == "stacked"
-    assert choose_execution(layers, (100_000_000 // 4096 + 1,)) == "loop"
-    assert choose_execution(layers, (16, 100_000_000 // 4096 // 16 + 1)) == "loop"
+    assert choose_execution(layers, (60_000_000 // 4096,)) == "stacked"
+    assert choose_execution(layers, (60_000_000 // 4096 + 1,)) == "loop"
+    assert choose_execution(layers, (16, 60_000_000 // 4096 // 16 + 1)) == "loop"
     # A table is looked up in, whatever its size.
     tables = [nn.Sequential(nn.Embedding(2000, 64), nn.Linear(64, 64)) for _ in range(2)]
-    assert choose_execution(tables, (100_000_000 // 4096,)) == "stacked"
+    assert choose_execution(tables, (60_000_000 // 4096,)) == "stacked"
 
 
 def test_one_member_or_members_without_rules_run_one_by_one():

@@ -60,6 +60,12 @@ def test_no_row_uses_more_than_the_mixtures_road(everything):
     assert table.row("posterior").training_tokens == (12 + 2 * 6) * 128
 
 
+def test_cluster_routing_knows_the_domains_by_their_words(everything):
+    table = everything[2].table
+    clustered, average = table.row("nearest cluster (c-BTM)"), table.row("probability average")
+    assert table.mean(clustered).value < table.mean(average).value
+
+
 def test_boosting_is_charged_for_reading_with_earlier_rounds(everything):
     table = everything[2].table
     boosting, bagging = table.row("boosting, stagewise"), table.row("bagging")

@@ -15,7 +15,7 @@ from moesaic.members.layer_rules import has_rules, run_layer
 
 Execution = Literal["stacked", "loop"]
 
-LARGEST_STACKED = 100_000_000
+LARGEST_STACKED = 60_000_000
 """Multiply-adds of an average layer, for one member and batch, up to which stacking pays."""
 
 
@@ -151,8 +151,8 @@ def choose_execution(modules: Sequence[nn.Module], batch_shape: Sequence[int]) -
     Before PyTorch multiplies it spends some microseconds on each layer of each member, forward and backward, and a
     small product keeps one thread busy at most. Stacked members share the first and fill the threads together. That
     pays while arithmetic is short beside it: up to :data:`LARGEST_STACKED` multiply-adds of an average layer. Beyond,
-    each member fills the threads by itself and nothing is left to share, while all activations are in memory at once
-    (``benchmarks/stacked_members.py``).
+    each member fills the threads by itself and little is left to share, while the gradients of all members are in
+    memory at once: where that memory is fresh, the loop is faster (``benchmarks/stacked_members.py``).
 
     Args:
         modules: The members.

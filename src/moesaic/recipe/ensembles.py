@@ -217,7 +217,6 @@ def _stackers(work: Work, held_out: dict[str, HeldOut]) -> dict[str, Callable[[]
     weights = fit_weights(*targets).tolist()
 
     def trained(combiner: Combiner) -> Combiner:
-        combiner.attach(len(rows.member_logits), rows.member_logits.shape[-1])
         fit_combiner(combiner, rows, num_steps=section.num_steps, learning_rate=section.learning_rate, seed=seed)
         return combiner
 

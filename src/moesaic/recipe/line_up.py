@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from moesaic.arena import DENSE
 from moesaic.arena.rows import Kind
-from moesaic.combiners import Average, Combiner, Posterior
+from moesaic.combiners import Average, Combiner, Posterior, SparsePosterior
 from moesaic.errors import RecipeError
 from moesaic.members import CausalLM, load_network
 from moesaic.mixture import Mixture
@@ -62,7 +62,7 @@ UNTRAINED = ("parameter_average", "average", "logit_average", "posterior")
 
 ROAD = ("seed", "experts", *UNTRAINED, "untrained", "router", "joint", "dense")
 
-WORDS = (*ROAD, "greedy_soup", "log_average", *STACKERS, *TRAINED)
+WORDS = (*ROAD, "greedy_soup", "log_average", "sparse_posterior", *STACKERS, *TRAINED)
 """Everything that a recipe can ask for, one word a method."""
 
 
@@ -122,6 +122,7 @@ def _combinations(work: Work, word: str) -> Iterable[Combination]:
         "log_average": _of_experts(work, "log-probability average", lambda: Average("log_probability")),
         "logit_average": _of_experts(work, "logit average", lambda: Average("logit")),
         "posterior": _of_experts(work, "posterior", Posterior),
+        "sparse_posterior": _of_experts(work, "posterior, one kept after 32 tokens", SparsePosterior),
         "router": Combination("mixture, router trained", "mixture", ("router",), partial(work.load_stage, "router")),
         "joint": Combination("mixture, trained jointly", "mixture", ("joint",), partial(work.load_stage, "joint")),
         "bagging": _of_stages(work, "bagging", work.bagging_stages, ("out-of-bag",)),

@@ -127,6 +127,7 @@ def _ensembles(work: Work) -> list[Stage]:
     snapshots = settings(1, num_snapshots=section.num_snapshots)
     stages.append(Stage("snapshots", partial(ensembles.train_snapshots, work), snapshots, needs, shared=True))
     fitted = stacking.model_dump() | common | {"checkpoints": work.recipe.experts.checkpoints}
+    fitted["stackers"] = list(ensembles.STACKERS)  # a version that knows more of them fits them all again
     stages.append(Stage("stackers", partial(ensembles.fit_stackers, work), fitted, ("data", *work.expert_stages)))
     return stages
 
