@@ -166,7 +166,7 @@ def main() -> None:
     save(
         "intents",
         table,
-        command="python -m benchmarks.intents",
+        command="intents",
         seeds=list(seeds),
         seconds=round(time.perf_counter() - started),
         disagreement=differ.disagreement,

@@ -17,6 +17,7 @@ from moesaic.errors import DataError, LeakageError, TrainingError
 from moesaic.members import ModuleMember, make_text_classifier
 from moesaic.module_mixture import ModuleMixture
 from moesaic.training import (
+    AdversarialClassification,
     Classification,
     EstimatorLearner,
     NetworkLearner,
@@ -153,6 +154,44 @@ def test_an_estimator_regresses_too():
     learner = EstimatorLearner(lambda seed: LinearRegression())
     examples = Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([1.0, 3.0]))
     assert predict_logits(learner(examples, seed=0), torch.tensor([[2.0]])).item() == pytest.approx(5)
+
+
+class Bag(nn.Module):
+    """Texts of two tokens, by the mean of their vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(4, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens).mean(dim=1))
+
+
+def test_adversarial_training_also_reads_with_embeddings_moved_to_a_higher_loss():
+    torch.manual_seed(0)
+    network, batch = Bag(), ExampleBatch((torch.tensor([[0, 1], [2, 3]]),), torch.tensor([0, 1]))
+    plain = Classification()(network, batch)
+    plain.total.backward()
+    gradient = network.embedding.weight.grad
+    with torch.no_grad():
+        network.embedding.weight.add_(0.5 * gradient / gradient.norm())
+        moved = Classification()(network, batch).total
+        network.embedding.weight.sub_(0.5 * gradient / gradient.norm())
+    losses = AdversarialClassification(norm=0.5)(network, batch)
+    assert moved > plain.total
+    assert losses.total.item() == pytest.approx((plain.total.item() + moved.item()) / 2)
+    assert losses.parts["nats"].item() == pytest.approx(plain.total.item())
+    losses.total.backward()
+    assert network.embedding.weight.grad.isfinite().all()
+    assert AdversarialClassification()(network.eval(), batch).total.item() == pytest.approx(plain.total.item())
+
+
+def test_adversarial_training_needs_embeddings():
+    batch = ExampleBatch((torch.zeros(1, 2),), torch.tensor([0]))
+    sentence = "Adversarial training moves embeddings, and Linear has none. Use Classification."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        AdversarialClassification()(nn.Linear(2, 2), batch)
 
 
 # bagging

@@ -3,6 +3,7 @@
 from moesaic.training.bagging import Bag, bag, out_of_bag_accuracy, out_of_bag_probabilities
 from moesaic.training.boosting import BoostedClassifiers, Votes, adaboost, gradient_boost
 from moesaic.training.classification import (
+    AdversarialClassification,
     Classification,
     EstimatorLearner,
     Learner,
@@ -67,6 +68,7 @@ __all__ = [
     "MIXTURE_MEMBERS_ONLY",
     "MIXTURE_ROUTER_ONLY",
     "ROUTER_ONLY",
+    "AdversarialClassification",
     "Bag",
     "Boosted",
     "BoostedClassifiers",

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.pipeline import Pipeline
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from moesaic.data import ExampleBatch, Examples, ExampleSampler
@@ -43,6 +44,56 @@ class Classification:
         nats = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)
         loss = weighted_mean(nats, batch.weights)
         return Losses(loss, {"nats": loss})
+
+
+@dataclass(frozen=True)
+class AdversarialClassification:
+    """Classification, half of it on embeddings that are moved to where the loss is higher: for networks that read text.
+
+    Each batch is read twice: as it is, and with the embedding tables moved along their gradient. A network then gives
+    near texts near answers, which helps where examples are few. A step takes somewhat more than twice the time.
+
+    Attributes:
+        objective: What is minimized.
+        norm: Length by which all embedding tables together are moved.
+
+    Reference: Miyato et al. (2017), section 3, https://arxiv.org/abs/1605.07725; here the tables are moved, not each
+    text's own vectors.
+    """
+
+    objective: Classification = Classification()
+    norm: float = 5.0
+
+    def __call__(self, network: Any, batch: ExampleBatch) -> Losses:
+        """Compute the loss on a batch.
+
+        Raises:
+            ValueError: If the network has no embeddings.
+        """
+        tables = {
+            f"{name}.weight": module.weight
+            for name, module in network.named_modules()
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        }
+        if not tables:
+            raise ValueError(
+                f"Adversarial training moves embeddings, and {type(network).__name__} has none. Use Classification."
+            )
+        plain = self.objective(network, batch)
+        if not network.training:
+            return plain
+        gradients = torch.autograd.grad(plain.total, list(tables.values()), retain_graph=True)
+        length = torch.stack([gradient.norm() for gradient in gradients]).norm().clamp_min(1e-12)
+        moved = {
+            name: table + self.norm / length * gradient
+            for (name, table), gradient in zip(tables.items(), gradients, strict=True)
+        }
+
+        def read_moved(*inputs: Any) -> Any:
+            return functional_call(network, moved, inputs)
+
+        worse = self.objective(read_moved, batch)
+        return Losses((plain.total + worse.total) / 2, plain.parts)
 
 
 def regression(network: Any, batch: ExampleBatch) -> Losses:
