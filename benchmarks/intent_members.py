@@ -15,7 +15,14 @@ from sklearn.svm import LinearSVC
 
 from moesaic.data import Examples
 from moesaic.members import TextClassifier, make_text_classifier
-from moesaic.training import Classification, EstimatorLearner, Learner, NetworkLearner, TrainingOptions
+from moesaic.training import (
+    AdversarialClassification,
+    Classification,
+    EstimatorLearner,
+    Learner,
+    NetworkLearner,
+    TrainingOptions,
+)
 
 BATCH_SIZE = 128
 LABEL_SMOOTHING = 0.1
@@ -57,6 +64,7 @@ def network_learner(
     learning_rate: float,
     num_rows: int = 15_000,
     weight_decay: float = 0.01,
+    adversarial_norm: float | None = None,
     **arguments: Any,
 ) -> NetworkLearner:
     options = TrainingOptions(
@@ -69,7 +77,10 @@ def network_learner(
         checkpoint_every=0,
     )
     make = partial(network, architecture=architecture, num_classes=num_classes, **arguments)
-    return NetworkLearner(make, options, Classification(LABEL_SMOOTHING))
+    objective = Classification(LABEL_SMOOTHING)
+    if adversarial_norm is None:
+        return NetworkLearner(make, options, objective)
+    return NetworkLearner(make, options, AdversarialClassification(objective, adversarial_norm))
 
 
 NGRAM_LINEAR: Mapping[str, Any] = {
@@ -107,6 +118,7 @@ LEARNERS: Mapping[str, Callable[[int], Learner]] = {
         num_epochs=15,
         learning_rate=3e-3,
         num_channels=256,
+        adversarial_norm=5.0,
         word_dropout=0.15,
         embedding_dropout=0.3,
     ),

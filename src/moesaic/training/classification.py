@@ -82,12 +82,10 @@ class AdversarialClassification:
         plain = self.objective(network, batch)
         if not network.training:
             return plain
-        gradients = torch.autograd.grad(plain.total, list(tables.values()), retain_graph=True)
-        length = torch.stack([gradient.norm() for gradient in gradients]).norm().clamp_min(1e-12)
-        moved = {
-            name: table + self.norm / length * gradient
-            for (name, table), gradient in zip(tables.items(), gradients, strict=True)
-        }
+        given = torch.autograd.grad(plain.total, list(tables.values()), retain_graph=True, allow_unused=True)
+        gradients = {name: gradient for name, gradient in zip(tables, given, strict=True) if gradient is not None}
+        length = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().clamp_min(1e-12)
+        moved = {name: tables[name] + self.norm / length * gradient for name, gradient in gradients.items()}
 
         def read_moved(*inputs: Any) -> Any:
             return functional_call(network, moved, inputs)
