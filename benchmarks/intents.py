@@ -93,7 +93,7 @@ def summarize(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
             continue
         digits = 3 if column.startswith("nats") else 1 if column != "CPU seconds" else 0
         row[column] = f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
-        if column == "accuracy":
+        if column == "accuracy" and "low" in runs[0]:
             row["95% interval"] = f"{runs[0]['low']:.1f}–{runs[0]['high']:.1f}"
     return row
 
