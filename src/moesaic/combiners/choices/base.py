@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, distributed, nn
 
 from moesaic.combiners.spaces import Space
+from moesaic.combiners.words import Words
 from moesaic.types import Routing
 
-CHOICES: dict[str, type[Choice]] = {}
+CHOICES: Words[Choice] = Words("choice")
 """Registered word of every choice, as recipes and saved mixtures spell it."""
 
 
@@ -89,35 +89,11 @@ class Choice(nn.Module, ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
 
 
-_Class = TypeVar("_Class", bound=type[Choice])
+register_choice = CHOICES.register
+"""Makes a choice known by a word, in recipes and in saved mixtures; see :meth:`Words.register`."""
 
-
-def register_choice(word: str) -> Callable[[_Class], _Class]:
-    """Make a choice known by ``word``, in recipes and in saved mixtures.
-
-    Raises:
-        ValueError: If another choice has that word.
-    """
-
-    def add(choice: _Class) -> _Class:
-        if word in CHOICES:
-            raise ValueError(f"The word {word!r} already names the choice {CHOICES[word].__name__}.")
-        choice.word = word
-        CHOICES[word] = choice
-        return choice
-
-    return add
-
-
-def build_choice(type: str, **arguments: Any) -> Choice:
-    """Make the choice that a recipe or a saved mixture names.
-
-    Raises:
-        ValueError: If no choice has that word, or the arguments do not fit it.
-    """
-    if type not in CHOICES:
-        raise ValueError(f"No choice is called {type!r}; there are {', '.join(sorted(CHOICES))}.")
-    return CHOICES[type](**arguments)
+build_choice = CHOICES.build
+"""Makes the choice that a recipe or a saved mixture names; see :meth:`Words.build`."""
 
 
 def routing_of_all(weights: Float[Tensor, "*axes member"], router_logits: Float[Tensor, "*axes member"]) -> Routing:

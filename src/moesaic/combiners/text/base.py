@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
+from moesaic.combiners.words import Words
 from moesaic.types import Candidate, TextAnswer
 
-TEXT_COMBINERS: dict[str, type[TextCombiner]] = {}
+TEXT_COMBINERS: Words[TextCombiner] = Words("text combiner")
 """Registered word of every text combiner."""
 
 
@@ -58,35 +59,11 @@ class TextCombiner(ABC):
         return f"{type(self).__name__}({arguments})"
 
 
-_Class = TypeVar("_Class", bound=type[TextCombiner])
+register_text = TEXT_COMBINERS.register
+"""Makes a text combiner known by a word; see :meth:`Words.register`."""
 
-
-def register_text(word: str) -> Callable[[_Class], _Class]:
-    """Make a text combiner known by ``word``.
-
-    Raises:
-        ValueError: If another text combiner has that word.
-    """
-
-    def add(combiner: _Class) -> _Class:
-        if word in TEXT_COMBINERS:
-            raise ValueError(f"The word {word!r} already names the text combiner {TEXT_COMBINERS[word].__name__}.")
-        combiner.word = word
-        TEXT_COMBINERS[word] = combiner
-        return combiner
-
-    return add
-
-
-def build_text_combiner(type: str, **arguments: Any) -> TextCombiner:
-    """Make the text combiner that a word names.
-
-    Raises:
-        ValueError: If no text combiner has that word, or the arguments do not fit it.
-    """
-    if type not in TEXT_COMBINERS:
-        raise ValueError(f"No text combiner is called {type!r}; there are {', '.join(sorted(TEXT_COMBINERS))}.")
-    return TEXT_COMBINERS[type](**arguments)
+build_text_combiner = TEXT_COMBINERS.build
+"""Makes the text combiner that a word names; see :meth:`Words.build`."""
 
 
 def ask_all(prompts: Sequence[str], panel: Panel) -> list[tuple[Candidate, ...]]:
