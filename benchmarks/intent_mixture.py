@@ -153,7 +153,8 @@ def measure(intents: Intents, clusters: Tensor, seed: int) -> dict[str, Figures]
         "experts of found domains": timed(lambda: train_experts(intents, clusters, seed)),
     }
     made = {"one model, all domains": figures(flat[0], intents, flat_seconds, count_parameters(flat[0]))}
-    alone = [figures(expert, intents, 0.0, count_parameters(expert)) for expert in experts["experts of all intents"][0]]
+    networks, seconds = experts["experts of all intents"]
+    alone = [figures(expert, intents, seconds / NUM_DOMAINS, count_parameters(expert)) for expert in networks]
     made["best expert alone"] = max(alone, key=lambda row: row["accuracy"])
     for name, (networks, seconds) in experts.items():
         (router,), router_seconds = routers["found" if "found" in name else "named"]
