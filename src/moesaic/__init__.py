@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moesaic.moe import add_expert, assemble, remove_expert, replace_expert
     from moesaic.recipe import check, compare, run
     from moesaic.routed_mixture import RoutedMixture
+    from moesaic.seq2seq_mixture import Seq2SeqMixture
     from moesaic.text_mixture import TextMixture
     from moesaic.training import train
 
@@ -29,6 +30,7 @@ __all__ = [
     "Mixture",
     "ModuleMixture",
     "RoutedMixture",
+    "Seq2SeqMixture",
     "TextMixture",
     "add_expert",
     "assemble",
@@ -49,6 +51,7 @@ _HOMES = {
     "Mixture": "moesaic.mixture",
     "ModuleMixture": "moesaic.module_mixture",
     "RoutedMixture": "moesaic.routed_mixture",
+    "Seq2SeqMixture": "moesaic.seq2seq_mixture",
     "TextMixture": "moesaic.text_mixture",
     "add_expert": "moesaic.moe",
     "assemble": "moesaic.moe",
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("moesaic.combiners")
     if name not in _HOMES:
         raise AttributeError(f"module 'moesaic' has no attribute {name!r}")
-    importlib.import_module("moesaic.mixture")  # makes saved mixtures known to Transformers
+    importlib.import_module("moesaic.seq2seq_mixture")  # makes saved mixtures known to Transformers
     importlib.import_module("moesaic.experts")  # makes our kernels known to Transformers
     return getattr(importlib.import_module(_HOMES[name]), name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, no_type_check
+from typing import Any, ClassVar, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +22,7 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import CausalLM, check_numbers
+from moesaic.members import CausalLM, Seq2SeqLM, check_numbers
 from moesaic.mixture_cache import MixtureCache
 from moesaic.types import Member, MixtureOutput
 
@@ -71,6 +71,8 @@ class Mixture(PreTrainedModel, GenerationMixin):
     """
 
     config_class = MixtureConfig
+    auto_class: ClassVar[Any] = AutoModelForCausalLM
+    member_class: ClassVar[type[CausalLM | Seq2SeqLM]] = CausalLM
     base_model_prefix = "mixture"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -82,7 +84,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         if isinstance(members, MixtureConfig):
             config = members
             networks: list[nn.Module] = [
-                AutoModelForCausalLM.from_config(AutoConfig.for_model(**member)) for member in config.members or []
+                self.auto_class.from_config(AutoConfig.for_model(**member)) for member in config.members or []
             ]
             combiner = build_combiner(**(config.combiner or {}))
             self_tokenizer = None
@@ -91,7 +93,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
                 raise ValueError("A mixture needs a combiner, for instance moesaic.combiners.Average().")
             _check_members(members)
             networks = [member.network for member in members]
-            config = _configure(members, combiner)
+            config = self._configure(members, combiner)
             self_tokenizer = members[0].tokenizer
         super().__init__(config)
         self.name = name
@@ -103,7 +105,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         if isinstance(members, MixtureConfig):
             self.post_init()
         else:
-            self.generation_config = GenerationConfig.from_model_config(networks[0].config)
+            self.generation_config = self._generation_config(networks[0])
 
     @property
     def network(self) -> nn.Module:
@@ -153,10 +155,10 @@ class Mixture(PreTrainedModel, GenerationMixin):
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
         outputs = [
-            member(**_take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
+            member(**take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
             for member, cache, rows in zip(self.members, past.caches, past.rows, strict=True)
         ]
-        member_logits = _stack_logits(outputs, past.rows, len(input_ids))
+        member_logits = stack_logits(outputs, past.rows, len(input_ids))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
         mask = _token_mask(input_ids, attention_mask)
@@ -178,7 +180,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         """
         combiner = deepcopy(self.combiner)
         combiner.extend()
-        return Mixture([*self._members(), member], combiner, name=self.name)
+        return type(self)([*self._members(), member], combiner, name=self.name)
 
     def replace_member(self, name: str, member: Member) -> Mixture:
         """A mixture with another model in the place of one member, and with that member's weight.
@@ -191,7 +193,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         """
         members = self._members()
         members[position_of(name, self.member_names)] = member
-        return Mixture(members, deepcopy(self.combiner), name=self.name)
+        return type(self)(members, deepcopy(self.combiner), name=self.name)
 
     def remove_member(self, name: str) -> Mixture:
         """A mixture without one of the members; the weights of the others fill its place.
@@ -205,13 +207,33 @@ class Mixture(PreTrainedModel, GenerationMixin):
         combiner = deepcopy(self.combiner)
         combiner.select(left)
         members = self._members()
-        return Mixture([members[position] for position in left], combiner, name=self.name)
+        return type(self)([members[position] for position in left], combiner, name=self.name)
 
     def _members(self) -> list[Member]:
         return [
-            CausalLM(name, network, self.tokenizer)
+            self.member_class(name, network, self.tokenizer)
             for name, network in zip(self.member_names, self.members, strict=True)
         ]
+
+    @classmethod
+    def _configure(cls, members: Sequence[Member], combiner: Combiner) -> Any:
+        configs: list[Any] = [member.network.config for member in members]
+        first = configs[0]
+        return cls.config_class(
+            members=[config.to_dict() for config in configs],
+            member_names=[member.name for member in members],
+            combiner={"type": combiner.word, **combiner.arguments()},
+            vocab_size=first.vocab_size,
+            bos_token_id=first.bos_token_id,
+            eos_token_id=first.eos_token_id,
+            pad_token_id=first.pad_token_id,
+            tie_word_embeddings=False,
+            dtype=first.dtype,
+        )
+
+    @staticmethod
+    def _generation_config(network: Any) -> GenerationConfig:
+        return GenerationConfig.from_model_config(network.config)
 
     def _cache(
         self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
@@ -246,7 +268,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     def __repr__(self) -> str:
         members = ", ".join(self.member_names)
-        return f"Mixture([{members}], {self.combiner})"
+        return f"{type(self).__name__}([{members}], {self.combiner})"
 
 
 def check_names(members: Sequence[Member]) -> None:
@@ -304,22 +326,6 @@ def _vocab_size(member: Member) -> int:
     return config.vocab_size
 
 
-def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
-    configs: list[Any] = [member.network.config for member in members]
-    first = configs[0]
-    return MixtureConfig(
-        members=[config.to_dict() for config in configs],
-        member_names=[member.name for member in members],
-        combiner={"type": combiner.word, **combiner.arguments()},
-        vocab_size=first.vocab_size,
-        bos_token_id=first.bos_token_id,
-        eos_token_id=first.eos_token_id,
-        pad_token_id=first.pad_token_id,
-        tie_word_embeddings=False,
-        dtype=first.dtype,
-    )
-
-
 def _token_mask(
     input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None
 ) -> Bool[Tensor, "batch position"]:
@@ -328,14 +334,14 @@ def _token_mask(
     return attention_mask[:, -input_ids.shape[1] :].bool()
 
 
-def _take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None) -> dict[str, Tensor | None]:
+def take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None) -> dict[str, Tensor | None]:
     """Some texts of a batch; what all of them share has one row, and is left as it is."""
     if rows is None:
         return batch
     return {name: value if value is None or len(value) == 1 else value[rows] for name, value in batch.items()}
 
 
-def _stack_logits(
+def stack_logits(
     outputs: Sequence[Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
 ) -> Float[Tensor, "member batch position vocab"]:
     """The members' scores; zeros for texts on which a member was not run."""

@@ -18,6 +18,7 @@ from moesaic.combiners.choices import (
     register_choice,
     top_k_routing,
 )
+from moesaic.combiners.by_source import BySource
 from moesaic.combiners.clustered import Clustered
 from moesaic.combiners.deferral import (
     CalibratedThreshold,
@@ -53,6 +54,7 @@ __all__ = [
     "Additive",
     "Average",
     "BayesRisk",
+    "BySource",
     "CalibratedThreshold",
     "Cascade",
     "Choice",

@@ -80,6 +80,19 @@ class Combiner(nn.Module, ABC):
         """
         return None
 
+    def read_source(
+        self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
+    ) -> State | None:
+        """What to remember of a source text before the first token of an answer to it; ``None`` for nothing.
+
+        Only mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`).
+
+        Args:
+            source_ids: The tokens that the members' encoders read.
+            mask: False where a token is padding.
+        """
+        return None
+
     def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
         """Which members the tokens that follow still depend on, for each text of a batch; ``None`` if on all.
 

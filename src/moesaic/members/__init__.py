@@ -1,6 +1,6 @@
 """One model behind one small interface."""
 
-from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
+from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.damage import check_numbers
 from moesaic.members.layer_rules import layer_rule
@@ -28,6 +28,7 @@ __all__ = [
     "ModuleMember",
     "NgramEncoder",
     "Sampling",
+    "Seq2SeqLM",
     "StackedMembers",
     "TensorHeader",
     "TextClassifier",

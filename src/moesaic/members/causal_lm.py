@@ -1,4 +1,4 @@
-"""A Transformers causal language model as a member."""
+"""A Transformers language model as a member: causal, or an encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from moesaic.errors import CheckpointError
@@ -32,7 +39,11 @@ class CausalLM:
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
-        return f"CausalLM({self.name!r}, {type(self.network).__name__}, {millions:.1f}M parameters)"
+        return f"{type(self).__name__}({self.name!r}, {type(self.network).__name__}, {millions:.1f}M parameters)"
+
+
+class Seq2SeqLM(CausalLM):
+    """The same for a model whose encoder reads a source and whose decoder writes the target."""
 
 
 def load_member(path: str | Path, *, name: str | None = None, dtype: torch.dtype | None = None) -> CausalLM:
@@ -53,7 +64,8 @@ def load_member(path: str | Path, *, name: str | None = None, dtype: torch.dtype
     network = load_network(checkpoint.path, dtype)
     has_tokenizer = (checkpoint.path / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path) if has_tokenizer else None
-    return CausalLM(name or Path(path).name, network, tokenizer)
+    member_class = Seq2SeqLM if network.config.is_encoder_decoder else CausalLM
+    return member_class(name or Path(path).name, network, tokenizer)
 
 
 def load_network(folder: Path, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
@@ -70,7 +82,9 @@ def load_network(folder: Path, dtype: torch.dtype | None = torch.float32) -> Pre
         CheckpointError: If a tensor is missing, or is one too many.
     """
     with quiet_transformers():
-        network, report = AutoModelForCausalLM.from_pretrained(
+        is_seq2seq = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        auto_class = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
+        network, report = auto_class.from_pretrained(
             folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
         )
     unfit = sorted((*report["missing_keys"], *report["unexpected_keys"]))

@@ -5,7 +5,7 @@ from moesaic.testing.module_contracts import check_module_combiner
 from moesaic.testing.processes import run_in_processes
 from moesaic.testing.router_contracts import check_router
 from moesaic.testing.text_contracts import check_text_combiner
-from moesaic.testing.tiny import save_tiny_checkpoint, tiny_causal_lm, tiny_mixtral, tiny_tokenizer
+from moesaic.testing.tiny import save_tiny_checkpoint, tiny_causal_lm, tiny_mixtral, tiny_seq2seq_lm, tiny_tokenizer
 
 __all__ = [
     "check_combiner",
@@ -16,5 +16,6 @@ __all__ = [
     "save_tiny_checkpoint",
     "tiny_causal_lm",
     "tiny_mixtral",
+    "tiny_seq2seq_lm",
     "tiny_tokenizer",
 ]

@@ -11,6 +11,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -65,6 +67,36 @@ def tiny_causal_lm(family: str = "llama", *, seed: int = 0, **sizes: Any) -> Pre
     config_class, model_class = _FAMILIES[family]
     torch.manual_seed(seed)
     return model_class(config_class(**(_SIZES | sizes))).eval()
+
+
+def tiny_seq2seq_lm(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+    """A Marian model with two layers of width 32 in its encoder and its decoder, with random weights.
+
+    Token 0 pads and begins the target, token 1 ends source and target.
+
+    Args:
+        seed: Makes the weights; equal seeds give equal models.
+        sizes: Overrides for the configuration, such as ``d_model`` or ``vocab_size``.
+    """
+    defaults = {
+        "vocab_size": 300,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": None,
+        "init_std": 0.2,
+    }
+    torch.manual_seed(seed)
+    return MarianMTModel(MarianConfig(**(defaults | sizes))).eval()
 
 
 def tiny_mixtral(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:

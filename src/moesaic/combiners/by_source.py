@@ -1,0 +1,74 @@
+"""A router that reads the source text once, and lets its choice stand for the whole answer."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from moesaic.combiners.base import Combined, State, register
+from moesaic.combiners.choices import routing_of_all
+from moesaic.combiners.routed import Routed
+from moesaic.combiners.spaces import combine
+from moesaic.types import Routing
+
+
+@register("by_source")
+class BySource(Routed):
+    """One routing for each source text: with the choice ``hard``, an answer costs one member, encoder included.
+
+    The router is that of :class:`Routed`, over the mean of learned embeddings of the source's tokens. Its arguments are
+    the same too. It combines encoder-decoder models, whose source is known before the first token of the answer is
+    written (:class:`moesaic.Seq2SeqMixture`).
+
+    Reference: Kudugunta et al. (2021), section 3.1 (routing by sentence and by task), https://arxiv.org/abs/2110.03742
+    """
+
+    reads_every_position = False
+
+    def score(
+        self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
+    ) -> Float[Tensor, "batch member"]:
+        """The router's unnormalized score of every member for every source."""
+        return self.router(self._features(source_ids, mask))
+
+    def route(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> Routing:
+        """Who answers to each source, with what weight; the routing's axes are ``(batch,)``."""
+        features = self._features(source_ids, mask)
+        return self.choice(self.router(features), features)
+
+    def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State:
+        """See :meth:`Combiner.read_source`."""
+        routing = self.route(source_ids, mask)
+        return {"weights": routing.weights, "router_logits": routing.router_logits}
+
+    def forward(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"],
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        state: State | None = None,
+    ) -> Combined:
+        """See :meth:`Combiner.forward`.
+
+        Raises:
+            ValueError: If no source was read.
+        """
+        if state is None:
+            raise ValueError(
+                "'by_source' weighs members by a source text, and a causal model has none. Combine encoder-decoder "
+                "models (moesaic.Seq2SeqMixture), or use 'routed', which reads the text so far."
+            )
+        axes = (-1, input_ids.shape[1], -1)
+        weights, scores = (state[name].unsqueeze(1).expand(axes) for name in ("weights", "router_logits"))
+        return Combined(combine(member_logits, weights, self.space), routing_of_all(weights, scores), state)
+
+    def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
+        """See :meth:`Combiner.members_in_use`: those that have a weight."""
+        return state["weights"] > 0
+
+    def _features(
+        self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
+    ) -> Float[Tensor, "batch feature"]:
+        total = torch.einsum("bsw,bs->bw", self.embedding(source_ids), mask.to(self.embedding.weight.dtype))
+        return self.hidden(total / mask.sum(dim=1, keepdim=True).clamp_min(1))
