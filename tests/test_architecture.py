@@ -22,6 +22,7 @@ ORDER = [
     "moe",
     "mixture_cache",
     "mixture",
+    "seq2seq_mixture",
     "text_mixture",
     "module_mixture",
     "routed_mixture",

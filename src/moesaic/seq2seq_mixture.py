@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, Cache, GenerationCon
 from transformers.modeling_outputs import BaseModelOutput
 
 from moesaic.combiners import Combiner, State
+from moesaic.data import NOT_SCORED
 from moesaic.members import CausalLM, Seq2SeqLM, check_numbers
 from moesaic.mixture import Mixture, MixtureConfig, stack_logits
 from moesaic.mixture_cache import MixtureCache
@@ -165,8 +166,7 @@ class Seq2SeqMixture(Mixture):
             return decoder_input_ids
         if labels is None:
             raise ValueError("There is no target: give decoder_input_ids, or labels.")
-        start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
-        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] < 0, self.config.pad_token_id)], dim=1)
+        return shift_right(labels, self.config)
 
     def _read_source(self, source: Int[Tensor, "batch source"], attention_mask: Tensor | None) -> SourceCache:
         """Have every member that is in use encode the source; beams that share one are encoded once."""
@@ -204,6 +204,20 @@ class Seq2SeqMixture(Mixture):
     @staticmethod
     def _generation_config(network: Any) -> GenerationConfig:
         return deepcopy(network.generation_config)
+
+
+def shift_right(labels: Int[Tensor, "batch target"], config: Any) -> Int[Tensor, "batch target"]:
+    """What a decoder reads to predict the labels: the token that begins a target, then each token before the next.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(decoder_start_token_id=7, pad_token_id=0)
+        >>> shift_right(torch.tensor([[4, 5, 1], [6, 1, -100]]), config)
+        tensor([[7, 4, 5], [7, 6, 1]])
+    """
+    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+    tokens = torch.cat([start, labels[:, :-1]], dim=1)
+    return tokens.masked_fill(tokens == NOT_SCORED, config.pad_token_id)
 
 
 class _SourceReader(nn.Module):

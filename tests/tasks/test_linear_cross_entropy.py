@@ -190,3 +190,16 @@ def test_improbable_labels_and_excluded_words_have_finite_losses():
     hidden_states, weight = torch.ones(2, 1), torch.tensor([[0.0], [-200.0], [-torch.inf]])
     labels = torch.tensor([1, 0])
     assert linear_cross_entropy(hidden_states, weight, labels).item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+def test_labels_are_smoothed_as_pytorch_smooths_them(smoothing):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(9, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    bias, labels = torch.randn(30, requires_grad=True), torch.randint(30, (9,))
+    labels[4] = NOT_SCORED
+    loss = linear_cross_entropy(hidden, weight, labels, bias=bias, label_smoothing=smoothing)
+    expected = F.cross_entropy(F.linear(hidden, weight, bias), labels, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, (hidden, weight, bias))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (hidden, weight, bias)))

@@ -12,6 +12,7 @@ from moesaic.arena.rows import DENSE, ORACLE, Kind, Row, oracle_row
 from moesaic.arena.scores import DocumentScores, DomainScores, Metric
 from moesaic.arena.seeds import SeedTable, Spread, combine_seeds
 from moesaic.arena.table import ArenaTable
+from moesaic.arena.task_table import TaskRow, TaskTable, oracle_task_row
 
 __all__ = [
     "DENSE",
@@ -31,6 +32,8 @@ __all__ = [
     "Row",
     "SeedTable",
     "Spread",
+    "TaskRow",
+    "TaskTable",
     "active_parameters",
     "brier_score",
     "combine_seeds",
@@ -40,6 +43,7 @@ __all__ = [
     "inference_flops_per_token",
     "measure",
     "oracle_row",
+    "oracle_task_row",
     "score_classifier",
     "total_parameters",
     "training_flops",

@@ -3,6 +3,7 @@
 from moesaic.combiners.additive import Additive
 from moesaic.combiners.average import Average
 from moesaic.combiners.base import COMBINERS, Combined, Combiner, State, build_combiner, register
+from moesaic.combiners.by_source import BySource
 from moesaic.combiners.choices import (
     CHOICES,
     Choice,
@@ -18,7 +19,6 @@ from moesaic.combiners.choices import (
     register_choice,
     top_k_routing,
 )
-from moesaic.combiners.by_source import BySource
 from moesaic.combiners.clustered import Clustered
 from moesaic.combiners.deferral import (
     CalibratedThreshold,

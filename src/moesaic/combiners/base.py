@@ -80,9 +80,7 @@ class Combiner(nn.Module, ABC):
         """
         return None
 
-    def read_source(
-        self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
-    ) -> State | None:
+    def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State | None:
         """What to remember of a source text before the first token of an answer to it; ``None`` for nothing.
 
         Only mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`).

@@ -17,6 +17,18 @@ from moesaic.data.clusters import Clusters, assign_balanced, center_groups, find
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
+from moesaic.data.pairs import (
+    Cut,
+    Pair,
+    PairBatch,
+    PairDomain,
+    PairSampler,
+    TokenizedPairs,
+    encode_cut,
+    load_pair_domain,
+    pad,
+    tokenize_pairs,
+)
 from moesaic.data.resample import (
     Rows,
     bootstrap,
@@ -27,8 +39,8 @@ from moesaic.data.resample import (
     out_of_bag,
     take_documents,
 )
-from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, Source, TextFolder, name_sources
-from moesaic.data.tokenizer import train_tokenizer
+from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, RowSource, Source, TextFolder, name_sources
+from moesaic.data.tokenizer import train_pair_tokenizer, train_tokenizer
 
 SOURCES: dict[str, type[Source]] = {
     "folder": TextFolder,
@@ -45,6 +57,7 @@ __all__ = [
     "Batch",
     "BatchSampler",
     "Clusters",
+    "Cut",
     "Data",
     "Domain",
     "EvaluationBlocks",
@@ -55,28 +68,39 @@ __all__ = [
     "JsonLines",
     "MachineText",
     "PackedDocuments",
+    "Pair",
+    "PairBatch",
+    "PairDomain",
+    "PairSampler",
     "Parquet",
+    "RowSource",
     "Rows",
     "Sampler",
     "Source",
     "TextFolder",
     "TokenizedDomain",
+    "TokenizedPairs",
     "TrainingBatch",
     "assign_balanced",
     "bootstrap",
     "center_groups",
     "check_unseen",
     "document_fingerprints",
+    "encode_cut",
     "evaluation_blocks",
     "find_clusters",
     "fingerprints",
     "folds",
     "load_domain",
+    "load_pair_domain",
     "name_sources",
     "out_of_bag",
     "pack_documents",
+    "pad",
     "regroup",
     "take_documents",
     "tokenize_domain",
+    "tokenize_pairs",
+    "train_pair_tokenizer",
     "train_tokenizer",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -118,16 +118,61 @@ class ExampleSampler:
     first_step: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.examples) < self.batch_size:
-            raise DataError(
-                f"A batch has {self.batch_size} examples, and there are only {len(self.examples)} to draw from. Lower "
-                "batch_size, or give more examples (raise max_samples, if they were resampled)."
-            )
+        check_batch_size(self)
+
+    @property
+    def num_rows(self) -> int:
+        """See :class:`Shuffled`."""
+        return len(self.examples)
 
     def batch(self, step: int) -> ExampleBatch:
         """The batch of a step."""
-        epoch, place = divmod(self.first_step + step, len(self.examples) // self.batch_size)
-        return self.examples.take(_epoch_order(self, epoch)[place])
+        return self.examples.take(draw_rows(self, self.first_step + step))
+
+
+class Shuffled(Protocol):
+    """Rows that are gone through in a new order every epoch; the attributes are those of :class:`ExampleSampler`."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Makes the order."""
+        ...
+
+    @property
+    def lengths(self) -> Int[Tensor, " row"] | None:
+        """Where given, a batch's rows are of about the same length."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+def check_batch_size(sampler: Shuffled) -> None:
+    """Refuse batches that no epoch fills.
+
+    Raises:
+        DataError: If there are fewer rows than a batch has.
+    """
+    if sampler.num_rows < sampler.batch_size:
+        raise DataError(
+            f"A batch has {sampler.batch_size} examples, and there are only {sampler.num_rows} to draw from. Lower "
+            "batch_size, or give more examples (raise max_samples, if they were resampled)."
+        )
+
+
+def draw_rows(sampler: Shuffled, step: int) -> Int[Tensor, " batch"]:
+    """The rows of a step's batch: a function of the seed and the step alone."""
+    epoch, place = divmod(step, sampler.num_rows // sampler.batch_size)
+    return _epoch_order(sampler, epoch)[place]
 
 
 _POOL = 16
@@ -135,11 +180,11 @@ _POOL = 16
 
 
 @lru_cache(maxsize=32)  # members that are trained together take turns
-def _epoch_order(sampler: ExampleSampler, epoch: int) -> Int[Tensor, "step batch"]:
+def _epoch_order(sampler: Shuffled, epoch: int) -> Int[Tensor, "step batch"]:
     digest = hashlib.blake2b(f"{sampler.seed}:{epoch}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
-    num_steps = len(sampler.examples) // sampler.batch_size
-    order = torch.randperm(len(sampler.examples), generator=generator)[: num_steps * sampler.batch_size]
+    num_steps = sampler.num_rows // sampler.batch_size
+    order = torch.randperm(sampler.num_rows, generator=generator)[: num_steps * sampler.batch_size]
     if sampler.lengths is not None:
         pools = order.split(_POOL * sampler.batch_size)
         order = torch.cat([pool[sampler.lengths[pool].argsort(stable=True)] for pool in pools])

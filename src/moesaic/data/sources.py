@@ -27,6 +27,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class RowSource(Source, Protocol):
+    """A source whose documents are fields of rows, which tasks read whole."""
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Read the rows, in an order that does not change, each with where it stands, as errors say it."""
+        ...
+
+
 Data = str | Path | Source | Mapping[str, str | Path | Source]
 """Text as functions take it: a file or folder, a source, or several of them by the names of their domains."""
 
@@ -51,6 +60,15 @@ class JsonLines:
         Raises:
             DataError: If the file is missing, is not UTF-8, or a line is no JSON object with these fields as text.
         """
+        for place, row in self.rows():
+            yield _field(row, self.field, place)
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """See :meth:`RowSource.rows`.
+
+        Raises:
+            DataError: If the file is missing, is not UTF-8, or a line is no JSON object with the fields of ``where``.
+        """
         _check_exists(self.path)
         with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
             # Lines end at "\n" alone: some texts contain other separators.
@@ -59,7 +77,7 @@ class JsonLines:
                     place = f"{self.path}, line {number}"
                     row = self._row(line, place)
                     if all(_field(row, key, place) == value for key, value in self.where.items()):
-                        yield _field(row, self.field, place)
+                        yield place, row
 
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
         text = _decode(line, where)
@@ -96,6 +114,18 @@ class Parquet:
         Raises:
             DataError: If the file is missing, damaged, or lacks the column, or a row holds no text.
         """
+        for place, row in self._rows([self.field]):
+            yield _text(row[self.field], self.field, place)
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """See :meth:`RowSource.rows`.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
+        return self._rows(None)
+
+    def _rows(self, columns: list[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
 
@@ -103,13 +133,14 @@ class Parquet:
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                if self.field not in names:
-                    raise DataError(f"{self.path}: there is no column {self.field!r}; there are {', '.join(names)}.")
-                row = 0
-                for batch in file.iter_batches(columns=[self.field], batch_size=1024):
-                    for value in batch.column(0).to_pylist():
-                        row += 1
-                        yield _text(value, self.field, f"{self.path}, row {row}")
+                for column in columns or ():
+                    if column not in names:
+                        raise DataError(f"{self.path}: there is no column {column!r}; there are {', '.join(names)}.")
+                number = 0
+                for batch in file.iter_batches(columns=columns, batch_size=1024):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"{self.path}, row {number}", row
         except (pyarrow.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{self.path}: this is no whole Parquet file ({reason}). Copy or write it again.") from None
@@ -177,19 +208,31 @@ class HubDataset:
         Raises:
             DataError: If the dataset cannot be loaded or lacks the column.
         """
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
-        except Exception as error:  # the library raises many kinds: unknown names, no network, damaged files
-            reason = str(error).splitlines()[0]
-            raise DataError(f"Dataset {self.name!r}, split {self.split!r}: cannot be loaded ({reason}).") from error
+        rows = self._load()
         if self.field not in rows.column_names:
             raise DataError(
                 f"Dataset {self.name!r}: there is no column {self.field!r}; there are {', '.join(rows.column_names)}."
             )
         for number, value in enumerate(rows[self.field]):
             yield _text(value, self.field, f"Dataset {self.name!r}, row {number}")
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """See :meth:`RowSource.rows`.
+
+        Raises:
+            DataError: If the dataset cannot be loaded.
+        """
+        for number, row in enumerate(self._load()):
+            yield f"Dataset {self.name!r}, row {number}", row
+
+    def _load(self) -> Any:
+        import datasets
+
+        try:
+            return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
+        except Exception as error:  # the library raises many kinds: unknown names, no network, damaged files
+            reason = str(error).splitlines()[0]
+            raise DataError(f"Dataset {self.name!r}, split {self.split!r}: cannot be loaded ({reason}).") from error
 
     def fingerprint(self) -> str:
         """The name and revision: what is on the Hub is not looked at before it is needed."""

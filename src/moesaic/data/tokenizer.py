@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<eos>"
+PADDING = "<pad>"
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -24,19 +25,49 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
 
     Reference: Sennrich et al. (2016), section 3.2, https://arxiv.org/abs/1508.07909
     """
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_train(documents, vocab_size, [END_OF_TEXT]),
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_pair_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Train one for sources and targets, as encoder-decoder models read and write them: each text ends with a token.
+
+    Args:
+        texts: Sources and targets.
+        vocab_size: Tokens at most: padding (number 0), end of text (1), the tags and the 256 bytes included.
+        tags: Words that are one token each, such as the target language's.
+
+    Example:
+        >>> tokenizer = train_pair_tokenizer(["the cat", "die Katze"], vocab_size=280, tags=["<2de>"])
+        >>> tokens = tokenizer.convert_ids_to_tokens(tokenizer("<2de> the cat")["input_ids"])
+        >>> tokens[0], tokens[-1]
+        ('<2de>', '<eos>')
+    """
+    backend = _train(texts, vocab_size, [PADDING, END_OF_TEXT, *tags])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, backend.token_to_id(END_OF_TEXT))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _train(texts: Iterable[str], vocab_size: int, special_tokens: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -1,5 +1,6 @@
 """One model behind one small interface."""
 
+from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.damage import check_numbers
@@ -21,6 +22,7 @@ __all__ = [
     "ARCHITECTURES",
     "CausalLM",
     "Checkpoint",
+    "Decoding",
     "EstimatorMember",
     "EstimatorModule",
     "Execution",
@@ -46,4 +48,5 @@ __all__ = [
     "read_checkpoint",
     "score_candidates",
     "write_candidates",
+    "write_targets",
 ]

@@ -134,7 +134,7 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
     return Plan(loaded.path.name, *sizes, memory, free_memory, disk, free_disk, stages, tuple(problems))
 
 
-def _source_problems(loaded: LoadedRecipe) -> list[str]:
+def _source_problems(loaded: LoadedRecipe[Recipe]) -> list[str]:
     problems = []
     for domain in loaded.recipe.data.domains:
         try:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moesaic.errors import RecipeError
-from moesaic.recipe.schema import Recipe
+from moesaic.recipe.schema import Recipe, Section
+from moesaic.recipe.task_schema import TaskRecipe
+
+_Recipe = TypeVar("_Recipe", bound=Section, covariant=True)
 
 
 @dataclass(frozen=True)
-class LoadedRecipe:
+class LoadedRecipe(Generic[_Recipe]):
     """A recipe and where it came from.
 
     Attributes:
@@ -28,7 +31,7 @@ class LoadedRecipe:
         text: The file, verbatim, followed by what was set on the command line.
     """
 
-    recipe: Recipe
+    recipe: _Recipe
     path: Path
     text: str
 
@@ -38,8 +41,8 @@ class LoadedRecipe:
         return self.path.stem
 
 
-def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe:
-    """Read and check a recipe.
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[Any]:
+    """Read and check a recipe: a :class:`TaskRecipe` where it names a task, a :class:`Recipe` otherwise.
 
     Args:
         path: The YAML file.
@@ -60,26 +63,32 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe:
         raise RecipeError(f"{path}: a recipe is a mapping of sections such as data and experts, got {_show(values)}.")
     for setting in settings:
         _apply(values, setting, path)
-    recipe = check_values(values, path.name)
-    _check_consistency(recipe, path.name)
+    schema = TaskRecipe if "task" in values else Recipe
+    recipe = check_values(values, path.name, schema)
+    if isinstance(recipe, Recipe):
+        _check_consistency(recipe, path.name)
+    else:
+        _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
     return LoadedRecipe(recipe, path, text)
 
 
-def check_values(values: dict[str, Any], where: str) -> Recipe:
-    """Check parsed values against the schema.
+def check_values(
+    values: dict[str, Any], where: str, schema: type[Recipe] | type[TaskRecipe] = Recipe
+) -> Recipe | TaskRecipe:
+    """Check parsed values against a schema.
 
     Raises:
         RecipeError: With one line for everything that does not fit.
     """
     try:
-        return Recipe.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         found = error.errors()
         # A list whose entries do not fit counts as too short; that says nothing new.
         lists = {details["loc"][:length] for details in found for length in range(len(details["loc"]))}
-        lines = [_explain(details, where) for details in found if details["loc"] not in lists]
+        lines = [_explain(details, where, schema) for details in found if details["loc"] not in lists]
         raise RecipeError("\n".join(lines)) from None
 
 
@@ -90,10 +99,7 @@ def _check_consistency(recipe: Recipe, where: str) -> None:
             f"{where}, data.domains: there is only {names[0]!r}, and one expert is no mixture. Give two or more, or "
             "set data.num_clusters to have domains found in this one."
         )
-    given_names = [domain.name for domain in recipe.data.domains]
-    for name in given_names:
-        if given_names.count(name) > 1:
-            raise RecipeError(f"{where}, data.domains: two domains are called {name!r}. Give each its own name.")
+    _check_names([domain.name for domain in recipe.data.domains], {}, where)
     listed = f"{num_experts} experts ({', '.join(names)})"
     top_k = recipe.assemble.num_experts_per_tok
     if top_k > num_experts:
@@ -107,15 +113,21 @@ def _check_consistency(recipe: Recipe, where: str) -> None:
             "every chosen expert the weight 1, so its router cannot learn from the language-model loss. Use 2 or "
             "more."
         )
-    given = recipe.experts.checkpoints
-    if given and set(given) != set(names):
-        raise RecipeError(
-            f"{where}, experts.checkpoints: names {', '.join(given)}, but the domains are {', '.join(names)}. "
-            "Give one checkpoint a domain, or none."
-        )
+    _check_names(names, recipe.experts.checkpoints, where)
     if recipe.assemble.shared not in ("average", "seed", *names):
         raise RecipeError(
             f"{where}, assemble.shared: {recipe.assemble.shared!r} is none of average, seed, {', '.join(names)}."
+        )
+
+
+def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: str) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise RecipeError(f"{where}, data.domains: two domains are called {name!r}. Give each its own name.")
+    if checkpoints and set(checkpoints) != set(names):
+        raise RecipeError(
+            f"{where}, experts.checkpoints: names {', '.join(checkpoints)}, but the domains are {', '.join(names)}. "
+            "Give one checkpoint a domain, or none."
         )
 
 
@@ -173,9 +185,9 @@ def _apply(values: dict[str, Any], setting: str, path: Path) -> None:
         raise RecipeError(f"--set {setting}: {path.name} has no {key}.")
 
 
-def _explain(details: ErrorDetails, where: str) -> str:
+def _explain(details: ErrorDetails, where: str, schema: type[BaseModel]) -> str:
     unknown = details["type"] == "extra_forbidden"
-    location, models = _walk(details["loc"][:-1] if unknown else details["loc"])
+    location, models = _walk(details["loc"][:-1] if unknown else details["loc"], schema)
     place = f"{where}, {location}" if location else where
     if unknown:
         key = details["loc"][-1]
@@ -189,13 +201,13 @@ def _explain(details: ErrorDetails, where: str) -> str:
     return f"{place}: {_show(details['input'])} does not fit: {message}."
 
 
-def _walk(location: Sequence[int | str]) -> tuple[str, list[type[BaseModel]]]:
-    """Follow pydantic's path through the schema.
+def _walk(location: Sequence[int | str], schema: type[BaseModel]) -> tuple[str, list[type[BaseModel]]]:
+    """Follow pydantic's path through a schema.
 
     Returns:
         The path as a recipe spells it, and the models that can stand at its end.
     """
-    models: list[type[BaseModel]] = [Recipe]
+    models: list[type[BaseModel]] = [schema]
     spelled: list[str] = []
     for part in location:
         chosen = [model for model in models if _word(model) == part]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,12 +15,11 @@ from rich.console import Console
 from moesaic.members import quiet_transformers
 from moesaic.recipe.folder import RunFolder, Stage
 from moesaic.recipe.load import LoadedRecipe
-from moesaic.recipe.road import plan_road
-from moesaic.recipe.work import Work
+from moesaic.recipe.roads import plan
 
 
 def train_side_by_side(
-    loaded: LoadedRecipe,
+    loaded: LoadedRecipe[Any],
     folder: RunFolder,
     stages: Sequence[Stage],
     done: set[str],
@@ -65,7 +65,7 @@ def _begin(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def _execute(loaded: LoadedRecipe, folder: RunFolder, name: str) -> None:
-    work = Work(loaded, folder, Console(file=io.StringIO()))
+def _execute(loaded: LoadedRecipe[Any], folder: RunFolder, name: str) -> None:
+    _, stages = plan(loaded, folder, Console(file=io.StringIO()))
     with quiet_transformers():
-        folder.execute(next(stage for stage in plan_road(work) if stage.name == name))
+        folder.execute(next(stage for stage in stages if stage.name == name))

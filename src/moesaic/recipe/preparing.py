@@ -18,7 +18,8 @@ from moesaic.data import (
 )
 from moesaic.members import read_checkpoint
 from moesaic.recipe.build import build_sources
-from moesaic.recipe.work import SPLITS, Work
+from moesaic.recipe.stage_work import SPLITS
+from moesaic.recipe.work import Work
 
 
 def prepare_data(work: Work, output: Path) -> None:

@@ -9,17 +9,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from moesaic.arena import ArenaTable
+from moesaic.arena import ArenaTable, TaskTable
 from moesaic.members import quiet_transformers
 from moesaic.recipe.folder import RunFolder, Stage
 from moesaic.recipe.load import load_recipe
 from moesaic.recipe.parallel import train_side_by_side
-from moesaic.recipe.road import plan_road
+from moesaic.recipe.roads import plan
 from moesaic.recipe.spending import ancestors
-from moesaic.recipe.work import Work, versions
+from moesaic.recipe.stage_work import versions
+from moesaic.recipe.task_schema import TaskRecipe
+from moesaic.recipe.task_work import TaskWork
+from moesaic.recipe.work import Work
 from moesaic.training import is_main, num_processes, process_group
 
 
@@ -29,18 +33,41 @@ class Run:
 
     Attributes:
         folder: Its folder.
-        model: The sparse checkpoint of the last stage, which plain Transformers loads.
-        report: The page.
+        model: The mixture of the last stage: a sparse checkpoint, which plain Transformers loads, or for a task a
+            mixture of whole models.
+        report: The page; a task has none.
     """
 
     folder: Path
     model: Path
-    report: Path
+    report: Path | None
 
     @property
     def table(self) -> ArenaTable:
-        """The arena's table."""
-        return ArenaTable.from_json((self.folder / "stages" / "arena" / "table.json").read_text())
+        """The arena's table.
+
+        Raises:
+            ValueError: If the run is that of a task, whose table is another (:attr:`task_table`).
+        """
+        values = self._table()
+        if "metrics" in values:
+            raise ValueError(f"{self.folder}: this is the run of a task; see Run.task_table.")
+        return ArenaTable.from_json(json.dumps(values))
+
+    @property
+    def task_table(self) -> TaskTable:
+        """The arena's table where the recipe is one of a task.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        values = self._table()
+        if "metrics" not in values:
+            raise ValueError(f"{self.folder}: this is the run of language models; see Run.table.")
+        return TaskTable.from_json(json.dumps(values))
+
+    def _table(self) -> dict[str, Any]:
+        return json.loads((self.folder / "stages" / "arena" / "table.json").read_text())
 
 
 def run(
@@ -53,6 +80,8 @@ def run(
     quiet: bool = False,
 ) -> Run:
     """Go the whole road of a recipe: data, seed, experts, assemble, router, joint, arena, report, export.
+
+    That of a task (translation) is: data, experts, dense, router, joint, answers, arena, export.
 
     Stages that are done are not done again, unless their part of the recipe or something that they need has changed. A
     run that was stopped at any moment continues, and ends with the same bits as one that never stopped.
@@ -80,9 +109,8 @@ def run(
     loaded = load_recipe(recipe, settings)
     run_folder = RunFolder(Path(folder) if folder is not None else Path("runs") / loaded.name)
     console = Console(file=io.StringIO()) if quiet else Console()
-    work = Work(loaded, run_folder, console)
     with process_group(), quiet_transformers(), run_folder.claim():
-        stages = plan_road(work)
+        work, stages = plan(loaded, run_folder, console)
         if until is not None:
             names = [stage.name for stage in stages]
             if until not in names:
@@ -96,13 +124,15 @@ def run(
                 _write_lock(run_folder, stages)
         _execute(work, stages, to_do, jobs)
         with run_folder.name_full_disk("the page"):
-            result = _result(run_folder, [stage.name for stage in stages])
+            names = [stage.name for stage in stages]
+            is_task = isinstance(loaded.recipe, TaskRecipe)
+            result = Run(run_folder.path, run_folder.path / "model", None) if is_task else _result(run_folder, names)
         if is_main() and until is None:
             _summarize(result, console, bool(to_do), time.perf_counter() - started)
     return result
 
 
-def _execute(work: Work, stages: Sequence[Stage], to_do: Sequence[Stage], jobs: int) -> None:
+def _execute(work: Work | TaskWork, stages: Sequence[Stage], to_do: Sequence[Stage], jobs: int) -> None:
     """Do what is to be done: one stage after the other, or training stages that do not need each other together."""
     together = [stage for stage in to_do if stage.shared] if jobs > 1 and num_processes() == 1 else []
     done = {stage.name for stage in stages if stage not in to_do}
@@ -151,12 +181,14 @@ def _result(folder: RunFolder, gone: Sequence[str]) -> Run:
 
 
 def _summarize(result: Run, console: Console, worked: bool, seconds: float) -> None:
+    table = result.task_table if result.report is None else result.table
     console.print()
-    console.print(result.table.to_rich(width=console.width))
-    console.print(result.table.verdict(), highlight=False)
+    console.print(table.to_rich(width=console.width))
+    console.print(table.verdict(), highlight=False)
     console.print()
     what = f"Done in {seconds:.0f} s." if worked else "All stages were done already; nothing was done again."
-    console.print(f"{what}\n  page   {result.report}\n  model  {result.model}", highlight=False)
+    page = "" if result.report is None else f"\n  page   {result.report}"
+    console.print(f"{what}{page}\n  model  {result.model}", highlight=False)
 
 
 def _write_lock(folder: RunFolder, stages: Sequence[Stage]) -> None:

@@ -15,7 +15,7 @@ from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.schema import Recipe
 
 
-def dense_config(loaded: LoadedRecipe) -> tuple[Any | None, list[str]]:
+def dense_config(loaded: LoadedRecipe[Recipe]) -> tuple[Any | None, list[str]]:
     """The configuration that seed and experts share, and what is wrong with their checkpoints."""
     recipe = loaded.recipe
     given = dict(recipe.experts.checkpoints)

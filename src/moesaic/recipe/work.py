@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
-from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
@@ -30,52 +25,27 @@ from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
 from moesaic.members import CausalLM, load_network, read_checkpoint
-from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
-from moesaic.recipe.build import (
-    build_objective,
-    build_options,
-    build_seed,
-    dense_steps,
-    resolve_checkpoint,
-    road_tokens,
-)
-from moesaic.recipe.folder import RunFolder
-from moesaic.recipe.load import LoadedRecipe
-from moesaic.recipe.progress import training_progress
+from moesaic.moe import RouterMethod, assemble, initialize_router, write_router
+from moesaic.recipe.build import build_objective, build_options, build_seed, dense_steps, road_tokens
 from moesaic.recipe.schema import Recipe
 from moesaic.recipe.spending import Spending
+from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
 from moesaic.training import (
     FEED_FORWARD_ONLY,
     ROUTER_ONLY,
-    Objective,
     TrainingOptions,
-    fit,
-    is_main,
     language_modeling,
 )
 
 ROUTERS: tuple[RouterMethod, ...] = ("random", "prototypes", "ridge")
 """The ways to begin a router; all of them stand in the arena."""
 
-SPLITS = ("train", "validation", "test")
-HISTORY = "history.json"
 ROW = "row.json"
-TABLE = "table.json"
 
 
 @dataclass(frozen=True)
-class Work:
-    """The work of one recipe in one run folder.
-
-    Attributes:
-        loaded: The recipe.
-        folder: The run's folder.
-        console: Where progress is shown.
-    """
-
-    loaded: LoadedRecipe
-    folder: RunFolder
-    console: Console
+class Work(StageWork[Recipe]):
+    """The work of a recipe for language models."""
 
     # data
 
@@ -87,11 +57,6 @@ class Work:
             TokenizedDomain(name, *(PackedDocuments.load(folder / f"{name}.{split}.safetensors") for split in SPLITS))
             for name in self.recipe.domain_names
         ]
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that all models share."""
-        return AutoTokenizer.from_pretrained(self.folder.stage_folder("data") / "tokenizer")
 
     def test_blocks(self) -> dict[str, EvaluationBlocks]:
         """The test documents of every domain, cut into windows."""
@@ -170,26 +135,6 @@ class Work:
         network = self.load_stage("router" if self.recipe.router.num_steps else "assemble")
         options = build_options(section, self.recipe)
         self.train(network, output, "joint", options, build_objective(section), self.sampler(options))
-
-    def train(
-        self,
-        network: PreTrainedModel,
-        output: Path,
-        title: str,
-        options: TrainingOptions,
-        objective: Objective,
-        sampler: BatchSampler,
-    ) -> None:
-        """Train a network and save it with its history."""
-        checkpoints = output / "checkpoints"
-        events = self.folder.path / "tensorboard" / title
-        with training_progress(title, options, self.console, events) as on_step:
-            history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
-        if is_main():
-            save_model(network.cpu(), output / "model")
-            self.tokenizer.save_pretrained(output / "model")
-            (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
-            shutil.rmtree(checkpoints, ignore_errors=True)
 
     def sampler(self, options: TrainingOptions, domains: Sequence[int] | None = None) -> BatchSampler:
         """The batches of a training stage, from the training documents of all domains or some."""
@@ -333,11 +278,6 @@ class Work:
     # what stages know of the whole
 
     @property
-    def recipe(self) -> Recipe:
-        """What the recipe says."""
-        return self.loaded.recipe
-
-    @property
     def has_seed(self) -> bool:
         """Whether there is a dense model from which the experts came."""
         return not self.recipe.experts.checkpoints or self.recipe.seed.checkpoint is not None
@@ -381,26 +321,3 @@ class Work:
         """The checkpoint that brings the tokenizer; ``None`` if one is trained."""
         source = self.recipe.seed.checkpoint or next(iter(self.recipe.experts.checkpoints.values()), None)
         return None if source is None else self.resolve(source)
-
-    def resolve(self, checkpoint: str) -> str:
-        """Where a checkpoint of the recipe is."""
-        return resolve_checkpoint(checkpoint, self.loaded.path.parent)
-
-    def history(self, stage: str) -> list[dict[str, Any]]:
-        """The records of a finished training stage."""
-        return json.loads((self.folder.stage_folder(stage) / HISTORY).read_text())
-
-    def load_stage(self, stage: str) -> PreTrainedModel:
-        """The model that a finished stage made."""
-        return load_network(self.folder.stage_folder(stage) / "model")
-
-    def say(self, line: str) -> None:
-        """Show a line."""
-        if is_main():
-            self.console.print(line, highlight=False)
-
-
-def versions() -> Mapping[str, str]:
-    """What this process runs on."""
-    packages = ("moesaic", "torch", "transformers")
-    return {"Python": python_version()} | {package: version(package) for package in packages}

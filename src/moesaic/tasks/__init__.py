@@ -1,7 +1,30 @@
 """One file a task: its losses and what it is measured by."""
 
+from moesaic.tasks.generative import (
+    GENERATIVE_TASKS,
+    Answers,
+    GenerativeTask,
+    Measured,
+    compare_means,
+    read_task,
+    write_task,
+)
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
 from moesaic.tasks.temperature import fit_temperature
+from moesaic.tasks.translation import Translation
 
-__all__ = ["fit_temperature", "linear_cross_entropy", "next_token_loss", "next_token_nats"]
+__all__ = [
+    "GENERATIVE_TASKS",
+    "Answers",
+    "GenerativeTask",
+    "Measured",
+    "Translation",
+    "compare_means",
+    "fit_temperature",
+    "linear_cross_entropy",
+    "next_token_loss",
+    "next_token_nats",
+    "read_task",
+    "write_task",
+]

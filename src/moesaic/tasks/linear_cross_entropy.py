@@ -37,10 +37,11 @@ def linear_cross_entropy(
     labels: Int[Tensor, " token"],
     *,
     bias: Float[Tensor, " vocab"] | None = None,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Mean negative log-likelihood of the labels under a linear output layer, in nats per scored token.
 
-    Equals ``cross_entropy(linear(hidden_states, weight, bias).float(), labels)`` up to rounding. Matrices are
+    Equals PyTorch's ``cross_entropy`` of ``linear(hidden_states, weight, bias).float()`` up to rounding. Matrices are
     multiplied in autocast's type where it is on, the softmax is taken in float32 (in float64 of float64). Gradients
     are made in the forward pass, for those arguments alone that need one, and there is no second derivative.
 
@@ -49,6 +50,8 @@ def linear_cross_entropy(
         weight: The output layer's matrix; it may be tied with the embedding.
         labels: The token that follows each position; ``NOT_SCORED`` where none is predicted.
         bias: The output layer's bias.
+        label_smoothing: Share of every label that is spread evenly over the vocabulary; with it, the result is a
+            cross-entropy and no likelihood (Szegedy et al. 2016, section 7, https://arxiv.org/abs/1512.00567).
 
     Returns:
         The mean; not a number where nothing is scored, as of PyTorch's own ``cross_entropy``.
@@ -62,7 +65,7 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
     arguments = (hidden_states, weight, bias)
     needed = [torch.is_grad_enabled() and argument is not None and argument.requires_grad for argument in arguments]
-    return _LinearCrossEntropy.apply(*arguments, labels, dtype, _Needed(*needed))
+    return _LinearCrossEntropy.apply(*arguments, labels, dtype, _Needed(*needed), label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: Tensor,
         dtype: torch.dtype,
         needed: _Needed,
+        label_smoothing: float,
     ) -> Tensor:
         with torch.autocast(hidden_states.device.type, enabled=False):
-            chunks = _Chunks(hidden_states.to(dtype), weight.to(dtype), bias, labels, needed)
+            chunks = _Chunks(hidden_states.to(dtype), weight.to(dtype), bias, labels, needed, label_smoothing)
             nats = chunks.sum_of_nats()
         num_scored = chunks.scored.sum()
         ctx.save_for_backward(chunks.grad_hidden, chunks.grad_weight, chunks.grad_bias, num_scored)
@@ -106,14 +110,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if gradient is None else (gradient.to(scale.dtype) * scale).to(dtype)
             for gradient, dtype in zip(of_the_sum, ctx.dtypes, strict=True)
         ]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 class _Chunks:
     """The sum of all tokens' nats, and its gradients, chunk by chunk."""
 
     def __init__(
-        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, needed: _Needed
+        self,
+        hidden_states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        needed: _Needed,
+        label_smoothing: float,
     ) -> None:
         self.hidden_states, self.weight = hidden_states, weight
         self.scored = labels != NOT_SCORED
@@ -125,7 +135,9 @@ class _Chunks:
         # Sums over chunks: of many small numbers, hence not in bfloat16.
         self.grad_weight = torch.zeros_like(weight, dtype=self.softmax_type) if needed.weight else None
         self.grad_bias = weight.new_zeros(len(weight), dtype=self.softmax_type) if needed.bias else None
-        self.minus_one = weight.new_full((), -1, dtype=self.softmax_type)
+        self.share_of_all = label_smoothing / len(weight)  # of each word, the label included
+        self.share_of_label = 1 - label_smoothing
+        self.minus_label = weight.new_full((), -self.share_of_label, dtype=self.softmax_type)
         self.needs_gradients = needed.hidden_states or needed.weight or needed.bias
 
     def sum_of_nats(self) -> Tensor:
@@ -155,13 +167,17 @@ class _Chunks:
         if probabilities is not logits:
             probabilities.copy_(logits)
         largest, chosen = probabilities.amax(dim=-1), probabilities.gather(-1, index).squeeze(-1)
+        if self.share_of_all:
+            chosen = self.share_of_label * chosen + self.share_of_all * probabilities.sum(dim=-1)
         torch.softmax(probabilities, dim=-1, out=probabilities)
         # The largest logit's probability is at least 1 / vocab, and its logarithm exact where the label's may not be.
         log_sum_exp = largest - probabilities.amax(dim=-1).log()
         nats = (log_sum_exp - chosen).masked_fill_(~self.scored[rows], 0)
         if self.needs_gradients:
-            # The gradient of a token's nats with respect to its logits: the probabilities, less 1 at the label.
-            gradient = probabilities.scatter_add_(-1, index, self.minus_one.expand(index.shape))
+            # The gradient of a token's nats with respect to its logits: the probabilities, less what the label says.
+            gradient = probabilities.scatter_add_(-1, index, self.minus_label.expand(index.shape))
+            if self.share_of_all:
+                gradient -= self.share_of_all
             if not self.all_scored:
                 gradient.masked_fill_(~self.scored[rows].unsqueeze(-1), 0)
             self._add(rows, gradient if gradient is logits else logits.copy_(gradient), gradient)

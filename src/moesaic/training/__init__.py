@@ -40,6 +40,11 @@ from moesaic.training.routed import (
     fit_router,
     router_alarms,
 )
+from moesaic.training.sequence_to_sequence import (
+    RoutedSequenceToSequence,
+    SequenceToSequence,
+    SourceRouting,
+)
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
@@ -90,7 +95,10 @@ __all__ = [
     "OnStep",
     "OutOfFold",
     "ReweightedLanguageModeling",
+    "RoutedSequenceToSequence",
     "RouterBalance",
+    "SequenceToSequence",
+    "SourceRouting",
     "SparseLanguageModeling",
     "StagewiseLanguageModeling",
     "StepRecord",

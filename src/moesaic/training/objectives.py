@@ -108,15 +108,19 @@ def _read(network: Any, batch: Batch, **arguments: Any) -> tuple[Tensor, Any]:
     return linear_cross_entropy(hidden_states, head.weight, batch.labels.flatten(), bias=head.bias), output
 
 
-def has_plain_head(network: Any) -> bool:
+def has_plain_head(network: Any, architectures: frozenset[str] = PLAIN_HEADS) -> bool:
     """Whether a network's logits are the product of its output layer, so that both may be called apart.
 
     Subclasses of Transformers' models, wrappers, adapted or quantized output layers and hooks are not taken apart:
     each may do something on the way to the logits.
+
+    Args:
+        network: A Transformers model.
+        architectures: Those of which this is known (``model_type``).
     """
     model_type = getattr(getattr(network, "config", None), "model_type", None)
     transformers_own = type(network).__module__ == f"transformers.models.{model_type}.modeling_{model_type}"
-    if model_type not in PLAIN_HEADS or not transformers_own:
+    if model_type not in architectures or not transformers_own:
         return False
     head = network.get_output_embeddings()
     hooks = [hook for module in (network, head) for hook in (*module._forward_hooks, *module._forward_pre_hooks)]

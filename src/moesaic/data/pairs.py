@@ -1,0 +1,324 @@
+"""Sources and targets: what models that translate, summarize or answer are trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from moesaic.data.batches import NOT_SCORED
+from moesaic.data.domains import load_domain
+from moesaic.data.examples import check_batch_size, draw_rows
+from moesaic.data.sources import RowSource, Source
+from moesaic.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text and what is to be written about it.
+
+    Attributes:
+        source: What a model reads.
+        references: What it is to write; where several answers are right, the first is the one to learn.
+    """
+
+    source: str
+    references: tuple[str, ...]
+
+    @property
+    def target(self) -> str:
+        """What a model learns to write."""
+        return self.references[0]
+
+
+ReadPair = Callable[[Mapping[str, Any], str], Pair]
+"""Makes a pair of a row, which stands where the second argument says: a task's own."""
+
+
+@dataclass(frozen=True)
+class PairDomain:
+    """Pairs of one kind: a language pair, a kind of document.
+
+    Attributes:
+        name: What the domain is called.
+        train: What models are trained on.
+        validation: What lengths, routers and thresholds are fitted on.
+        test: What is measured on.
+    """
+
+    name: str
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+
+
+def load_pair_domain(
+    name: str,
+    source: Source,
+    read: ReadPair,
+    *,
+    validation: Source | None = None,
+    test: Source | None = None,
+    validation_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+) -> PairDomain:
+    """Read rows into pairs, deduplicated and split as documents are (:func:`moesaic.data.load_domain`).
+
+    Raises:
+        DataError: If a source has no rows, or a row does not fit the task.
+    """
+    given = {"source": source, "validation": validation, "test": test}
+    as_text = {use: None if rows is None else _PairText(name, rows, read) for use, rows in given.items()}
+    assert as_text["source"] is not None
+    domain = load_domain(
+        name,
+        as_text["source"],
+        validation=as_text["validation"],
+        test=as_text["test"],
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+    )
+    splits = (domain.train, domain.validation, domain.test)
+    return PairDomain(name, *(tuple(_from_text(text) for text in split) for split in splits))
+
+
+@dataclass(frozen=True)
+class _PairText:
+    """Pairs as documents: one line of JSON each, so that they are told apart and split by all that they say."""
+
+    name: str
+    source: Source
+    read: ReadPair
+
+    def documents(self) -> Iterator[str]:
+        if not isinstance(self.source, RowSource):
+            raise DataError(
+                f"Domain {self.name!r}: {self.source} has documents, and a task needs rows with fields. Use a source "
+                "of the type jsonl, parquet or hub."
+            )
+        for place, row in self.source.rows():
+            pair = self.read(row, place)
+            yield json.dumps([pair.source, *pair.references], ensure_ascii=False)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def _from_text(text: str) -> Pair:
+    source, *references = json.loads(text)
+    return Pair(source, tuple(references))
+
+
+@dataclass(frozen=True)
+class TokenizedPairs:
+    """Pairs as tokens: all sources one after the other, and all targets.
+
+    Attributes:
+        source_tokens: The sources' tokens.
+        source_lengths: Number of tokens of each source.
+        target_tokens: The targets' tokens.
+        target_lengths: Number of tokens of each target.
+    """
+
+    source_tokens: Int[Tensor, " source_token"]
+    source_lengths: Int[Tensor, " pair"]
+    target_tokens: Int[Tensor, " target_token"]
+    target_lengths: Int[Tensor, " pair"]
+
+    def __len__(self) -> int:
+        return len(self.source_lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of sources and targets together."""
+        return len(self.source_tokens) + len(self.target_tokens)
+
+    def sources(self) -> tuple[Int[Tensor, " token"], ...]:
+        """The tokens of each source."""
+        return self.source_tokens.split(self.source_lengths.tolist())
+
+    def targets(self) -> tuple[Int[Tensor, " token"], ...]:
+        """The tokens of each target."""
+        return self.target_tokens.split(self.target_lengths.tolist())
+
+    def save(self, path: Path) -> None:
+        """Write the tokens to a safetensors file."""
+        save_file({field.name: getattr(self, field.name) for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> TokenizedPairs:
+        """Read what :meth:`save` wrote."""
+        return cls(**load_file(path))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was left out of texts that are longer than a model may read or write.
+
+    Attributes:
+        num_sources: Sources that were cut.
+        num_targets: Targets that were cut.
+        num_tokens: Tokens that were left out, of both.
+    """
+
+    num_sources: int
+    num_targets: int
+    num_tokens: int
+
+    def __str__(self) -> str:
+        if not self.num_tokens:
+            return "nothing was cut"
+        return f"{self.num_sources:,} sources and {self.num_targets:,} targets were cut, by {self.num_tokens:,} tokens"
+
+
+def tokenize_pairs(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, *, max_source_tokens: int, max_target_tokens: int
+) -> tuple[TokenizedPairs, Cut]:
+    """Tokenize pairs; of what is too long, the beginning is kept, and the token that ends a text.
+
+    Args:
+        pairs: Sources and targets.
+        tokenizer: The tokenizer; it ends each text with a token of its own.
+        max_source_tokens: Tokens of a source at most.
+        max_target_tokens: Tokens of a target at most.
+
+    Returns:
+        The tokens, and what was cut.
+    """
+    sources, sources_cut, source_rest = encode_cut([pair.source for pair in pairs], tokenizer, max_source_tokens)
+    targets, targets_cut, target_rest = encode_cut([pair.target for pair in pairs], tokenizer, max_target_tokens)
+    tokens = TokenizedPairs(
+        torch.tensor([token for ids in sources for token in ids], dtype=torch.int32),
+        torch.tensor([len(ids) for ids in sources], dtype=torch.int64),
+        torch.tensor([token for ids in targets for token in ids], dtype=torch.int32),
+        torch.tensor([len(ids) for ids in targets], dtype=torch.int64),
+    )
+    return tokens, Cut(sources_cut, targets_cut, source_rest + target_rest)
+
+
+def encode_cut(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> tuple[list[list[int]], int, int]:
+    """Tokenize texts; of what is too long, the beginning is kept, and the last token, which ends it.
+
+    Returns:
+        The tokens of each text, how many texts were cut, and by how many tokens in all.
+    """
+    encoded: list[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+    too_long = [len(ids) for ids in encoded if len(ids) > max_tokens]
+    kept = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in encoded]
+    return kept, len(too_long), sum(too_long) - max_tokens * len(too_long)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Sources and targets to train on.
+
+    Attributes:
+        source_ids: What the encoder reads, ``(batch, source)``.
+        source_mask: 1 for tokens and 0 for padding.
+        labels: The target, ``NOT_SCORED`` after its end, ``(batch, target)``.
+        domain_index: Which domain each pair comes from, ``(batch,)``.
+    """
+
+    source_ids: Int[Tensor, "batch source"]
+    source_mask: Int[Tensor, "batch source"]
+    labels: Int[Tensor, "batch target"]
+    domain_index: Int[Tensor, " batch"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        return self.source_ids.device
+
+    def take(self, rows: slice | Tensor) -> PairBatch:
+        """Some of the pairs."""
+        return PairBatch(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def rows(self, first: int, end: int) -> PairBatch:
+        """The pairs from one row to before another."""
+        return self.take(slice(first, end))
+
+    def to(self, device: Any) -> PairBatch:
+        """The batch on another device."""
+        return PairBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class PairSampler:
+    """Draws the batch of each step: every pair once in an epoch, pairs of about the same length together.
+
+    A batch is a function of the seed and the step alone.
+
+    Attributes:
+        domains: The pairs of each domain.
+        batch_size: Pairs in a batch.
+        pad_token_id: What fills sources up.
+        seed: Makes the order.
+
+    Raises:
+        DataError: If there are fewer pairs than a batch has.
+    """
+
+    domains: Sequence[TokenizedPairs]
+    batch_size: int
+    pad_token_id: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_batch_size(self)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of pairs."""
+        return len(self.lengths)
+
+    @cached_property
+    def lengths(self) -> Int[Tensor, " pair"]:
+        """Tokens of each source and its target."""
+        return torch.cat([domain.source_lengths + domain.target_lengths for domain in self.domains])
+
+    @cached_property
+    def _rows(self) -> list[tuple[Tensor, Tensor, int]]:
+        return [
+            (source, target, index)
+            for index, domain in enumerate(self.domains)
+            for source, target in zip(domain.sources(), domain.targets(), strict=True)
+        ]
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of all sources and targets."""
+        return int(self.lengths.sum())
+
+    def batch(self, step: int) -> PairBatch:
+        """The batch of a step."""
+        rows = [self._rows[row] for row in draw_rows(self, step).tolist()]
+        source_ids, source_mask = pad([source for source, _, _ in rows], self.pad_token_id)
+        labels, _ = pad([target for _, target, _ in rows], NOT_SCORED)
+        return PairBatch(source_ids, source_mask, labels, torch.tensor([domain for _, _, domain in rows]))
+
+
+def pad(
+    rows: Sequence[Int[Tensor, " _token"]], value: int, *, left: bool = False
+) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+    """Rows of different lengths as one tensor, and 1 where it holds tokens of theirs.
+
+    Args:
+        rows: The tokens of each row.
+        value: What fills shorter rows up.
+        left: Fill up before the tokens instead of after them, as causal models need it that go on writing.
+    """
+    side = "left" if left else "right"
+    padded = torch.nn.utils.rnn.pad_sequence([row.long() for row in rows], True, value, padding_side=side)
+    ones = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row).long() for row in rows], True, 0, padding_side=side)
+    return padded, ones

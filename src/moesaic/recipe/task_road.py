@@ -1,0 +1,91 @@
+"""The road of a task: which stages its recipe has, what each depends on, and in which order they are done."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+from moesaic.recipe.build import build_source
+from moesaic.recipe.folder import Stage
+from moesaic.recipe.task_build import dense_steps
+from moesaic.recipe.task_work import System, TaskWork
+
+
+def plan_task_road(work: TaskWork) -> list[Stage]:
+    """All stages of a task recipe; settings are as in :func:`moesaic.recipe.road.plan_road`."""
+    stages = [Stage("data", work.prepare_data, _data_settings(work)), *_experts(work), *_mixture(work)]
+    answers = [_answers(work, system) for system in work.systems()]
+    folders = [work.folder.path / str(stage.place) for stage in answers]
+    arena = {"num_resamples": work.recipe.arena.num_resamples}
+    needs = ("data", *(stage.name for stage in answers))
+    stages += [*answers, Stage("arena", partial(work.compare, folders), arena, needs)]
+    text = {"recipe": work.loaded.text}
+    stages.append(Stage("export", work.export, text, ("arena", work.final_stage), place="model"))
+    return stages
+
+
+def _experts(work: TaskWork) -> list[Stage]:
+    """One or several models of each domain, and the dense one of all."""
+    recipe = work.recipe
+    common = {"model": recipe.model.model_dump(), "random_seed": recipe.random_seed}
+    settings = recipe.experts.training.model_dump() | common
+    stages = [
+        Stage(
+            stage,
+            partial(work.train_expert, index, member),
+            settings | {"index": index, "member": member},
+            ("data",),
+            shared=True,
+        )
+        for index in range(len(recipe.domain_names))
+        for member, stage in enumerate(work.member_stages(index))
+    ]
+    dense = settings | {"num_steps": dense_steps(recipe)}
+    return [*stages, Stage("dense", work.train_dense, dense, ("data",), shared=True)]
+
+
+def _mixture(work: TaskWork) -> list[Stage]:
+    """The router, and the joint training where it is wanted."""
+    recipe = work.recipe
+    router = recipe.router.model_dump() | {
+        "checkpoints": recipe.experts.checkpoints,
+        "random_seed": recipe.random_seed,
+    }
+    stages = [Stage("router", work.train_router, router, ("data", *work.expert_stages), shared=True)]
+    if recipe.joint.num_steps:
+        joint = recipe.joint.model_dump() | {"random_seed": recipe.random_seed}
+        stages.append(Stage("joint", work.train_jointly, joint, ("data", "router"), shared=True))
+    return stages
+
+
+def _answers(work: TaskWork, system: System) -> Stage:
+    """The stage in which a system answers the test rows: again when what it is made of or how it writes changes."""
+    slug = re.sub(r"[^a-z0-9]+", "-", system.name.lower()).strip("-")
+    settings: dict[str, Any] = work.recipe.decoding.model_dump() | {
+        "max_source_tokens": work.recipe.data.max_source_tokens,
+        "max_target_tokens": work.recipe.data.max_target_tokens,
+        "checkpoints": work.recipe.experts.checkpoints,
+        "domains": list(system.domains),
+    }
+    needs = ("data", *system.needs)
+    return Stage(
+        f"answers: {system.name}", partial(work.write_answers, system), settings, needs, place=f"answers/{slug}"
+    )
+
+
+def _data_settings(work: TaskWork) -> dict[str, Any]:
+    recipe, folder = work.recipe, work.loaded.path.parent
+    fingerprints = [
+        build_source(source, folder).fingerprint()
+        for domain in recipe.data.domains
+        for source in (domain.source, domain.validation, domain.test)
+        if source is not None
+    ]
+    tokenizer = next(iter(recipe.experts.checkpoints.values()), None)
+    return recipe.data.model_dump() | {
+        "task": recipe.task.model_dump(),
+        "fingerprints": fingerprints,
+        "tokenizer": tokenizer,
+        "max_examples": recipe.arena.max_examples,
+    }

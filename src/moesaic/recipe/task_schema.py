@@ -1,0 +1,159 @@
+"""What a recipe may say of a task in which models write text: translation, for instance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from moesaic.recipe.schema import (
+    Coefficient,
+    Count,
+    DomainSection,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    TrainingSection,
+)
+
+
+class TranslationSection(Section):
+    """Sentences of one language into another; an expert a language pair."""
+
+    type: Literal["translation"]
+    source_field: str = Field("source", description="The field that holds the sentence to translate.")
+    target_field: str = Field("target", description="The field that holds its translation.")
+    language_field: str = Field("target_lang", description="The field that holds the target language's code.")
+    lowercase: bool = Field(
+        False, description="Read and write lower case only, as papers on small data do; figures are then lower-cased."
+    )
+    target_languages: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="Languages that can be asked for; those of the training rows if not given."
+    )
+
+
+class TaskDomainSection(DomainSection):
+    """One domain of a task: a language pair, a kind of document."""
+
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="Fields that rows lack, the same for all of them, such as `target_lang: de`."
+    )
+
+
+class TaskDataSection(Section):
+    """The rows, and how they become tokens."""
+
+    domains: Annotated[tuple[TaskDomainSection, ...], Field(min_length=2, strict=False)] = Field(
+        description="The domains, in the order of the experts; two or more. Sources must have fields: `jsonl`, "
+        "`parquet` or `hub`."
+    )
+    vocab_size: Annotated[int, Field(ge=280)] = Field(
+        6000, description="Tokens of the byte-level BPE tokenizer that is trained where no model brings one."
+    )
+    max_source_tokens: Annotated[int, Field(ge=8)] = Field(
+        128, description="Tokens of a source that models read; of longer ones the beginning, and the run says how many."
+    )
+    max_target_tokens: Annotated[int, Field(ge=8)] = Field(
+        128, description="Tokens of a target that models learn to write, and write at most."
+    )
+    validation_fraction: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.05, description="Share of the rows for validation, where these have no source."
+    )
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.05, description="Share of the rows that the arena measures on, where these have no source."
+    )
+
+
+class ModelSection(Section):
+    """The shape of every expert and of the dense model: an encoder and a decoder (Marian's)."""
+
+    hidden_size: PositiveInt = Field(128, description="Width of the model.")
+    intermediate_size: PositiveInt = Field(256, description="Width of each feed-forward layer.")
+    num_encoder_layers: PositiveInt = Field(4, description="Layers of the encoder.")
+    num_decoder_layers: PositiveInt = Field(4, description="Layers of the decoder.")
+    num_attention_heads: PositiveInt = Field(4, description="Attention heads of every layer.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="Share of activations dropped in training.")
+
+
+class TaskTrainingSection(TrainingSection):
+    """One training stage."""
+
+    batch_size: PositiveInt = Field(128, description="Pairs in an optimizer step.")
+    learning_rate: PositiveFloat = Field(3e-3, description="Highest learning rate, reached after the warm-up.")
+    num_warmup_steps: Count = Field(400, description="Optimizer steps in which the learning rate rises from 0.")
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the learning rate that is left at the end of the cosine."
+    )
+    weight_decay: Coefficient = Field(0.01, description="AdamW's decay, on matrices only.")
+    checkpoint_every: Count = Field(1000, description="Optimizer steps between checkpoints; 0 makes none.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of every label that is spread evenly over the vocabulary."
+    )
+
+
+class TaskExpertsSection(Section):
+    """One expert a domain: trained from scratch, or checkpoints."""
+
+    checkpoints: dict[str, str] = Field(
+        default_factory=dict, description="A folder or Hub name for each domain; these experts are taken as they are."
+    )
+    num_members: PositiveInt = Field(
+        1, description="Models of each domain, with other random seeds; the further ones make an ensemble a domain."
+    )
+    training: TaskTrainingSection = Field(
+        default_factory=lambda: TaskTrainingSection(num_steps=5000), description="Training of each on its domain."
+    )
+
+
+class TaskRouterSection(Section):
+    """The router that reads a source and chooses one expert for it."""
+
+    width: PositiveInt = Field(64, description="Width of the router's token embeddings.")
+    training: TaskTrainingSection = Field(
+        default_factory=lambda: TaskTrainingSection(num_steps=300, learning_rate=1e-2, num_warmup_steps=20),
+        description="Training of the router alone, on the domains' names.",
+    )
+
+
+class TaskJointSection(TaskTrainingSection):
+    """Training of experts and router together."""
+
+    router_domain_loss_coef: Coefficient = Field(
+        0.1, description="Coefficient of the cross-entropy between the router's scores and the domains."
+    )
+
+
+class DecodingSection(Section):
+    """How targets are written."""
+
+    num_beams: PositiveInt = Field(4, description="Beams that are searched; 1 always takes the likeliest token.")
+    length_penalty: float = Field(1.0, description="Beams are ranked by log-probability over length to this power.")
+    batch_size: PositiveInt = Field(50, description="Sources that are read at once.")
+
+
+class TaskArenaSection(Section):
+    """The table in which every system is measured."""
+
+    max_examples: PositiveInt | None = Field(None, description="Test rows of each domain; all if not given.")
+    num_resamples: PositiveInt = Field(1000, description="Bootstrap resamples behind each interval and p-value.")
+
+
+class TaskRecipe(Section):
+    """The road of a task: data, experts, dense, router, joint, answers, arena."""
+
+    random_seed: Count = Field(0, description="Makes every random choice.")
+    task: TranslationSection = Field(description="What models do.")
+    data: TaskDataSection = Field(description="The rows.")
+    model: ModelSection = Field(default_factory=ModelSection, description="The shape of every model.")
+    experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")
+    router: TaskRouterSection = Field(default_factory=TaskRouterSection, description="Who answers to which source.")
+    joint: TaskJointSection = Field(
+        default_factory=lambda: TaskJointSection(num_steps=0), description="Training of everything; none if not given."
+    )
+    decoding: DecodingSection = Field(default_factory=DecodingSection, description="How targets are written.")
+    arena: TaskArenaSection = Field(default_factory=TaskArenaSection, description="The table.")
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains' names, which are the experts' names too."""
+        return tuple(domain.name for domain in self.data.domains)

@@ -1,0 +1,128 @@
+"""What encoder-decoder models and their mixtures minimize: how unlikely the target is, given the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from moesaic.combiners import BySource
+from moesaic.data import NOT_SCORED, PairBatch
+from moesaic.seq2seq_mixture import Seq2SeqMixture, shift_right
+from moesaic.tasks import linear_cross_entropy
+from moesaic.training.objectives import Losses, has_plain_head
+
+PLAIN_SEQ2SEQ_HEADS = frozenset({"bart", "marian", "mbart"})
+"""Architectures of Transformers whose logits are their output layer's product, and ``final_logits_bias``.
+
+A list for the reason that :data:`moesaic.training.objectives.PLAIN_HEADS` is one: T5, for instance, scales its hidden
+states first.
+"""
+
+
+@dataclass(frozen=True)
+class SequenceToSequence:
+    """The cross-entropy of the target's tokens.
+
+    Attributes:
+        label_smoothing: Share of every label that is spread evenly over the vocabulary.
+
+    Reference: Vaswani et al. (2017), section 5.4, https://arxiv.org/abs/1706.03762
+    """
+
+    label_smoothing: float = 0.1
+
+    def __call__(self, network: Any, batch: PairBatch) -> Losses:
+        """Compute the loss of an encoder-decoder model, or of a mixture of them."""
+        loss = target_cross_entropy(network, batch, self.label_smoothing)
+        return Losses(loss, {"cross_entropy": loss})
+
+
+@dataclass(frozen=True)
+class SourceRouting:
+    """How well the router of a mixture tells from the source which domain it comes from; no member runs.
+
+    It learns from labels, and so needs members that stand in the order of the domains.
+    """
+
+    def __call__(self, network: Seq2SeqMixture, batch: PairBatch) -> Losses:
+        """Compute the cross-entropy between the router's scores and the domains, in nats."""
+        loss = _router_domain_loss(network, batch)
+        return Losses(loss, {"router_domain": loss})
+
+
+@dataclass(frozen=True)
+class RoutedSequenceToSequence:
+    """Joint training where each source has one member: a member learns what its router sends it.
+
+    Attributes:
+        label_smoothing: Share of every label that is spread evenly over the vocabulary.
+        router_domain_loss_coef: Coefficient of the cross-entropy between the router's scores and the domains.
+    """
+
+    label_smoothing: float = 0.1
+    router_domain_loss_coef: float = 0.1
+
+    def __call__(self, network: Seq2SeqMixture, batch: PairBatch) -> Losses:
+        """Compute the losses; each member runs on the pairs whose sources its router gives it."""
+        router = _router(network)
+        chosen = router.route(batch.source_ids, batch.source_mask.bool()).weights.argmax(dim=-1)  # (batch,)
+        total = batch.source_ids.new_zeros((), dtype=torch.float32)
+        num_scored = (batch.labels != NOT_SCORED).sum()
+        for member, is_its in zip(network.members, F.one_hot(chosen, len(network.members)).bool().T, strict=True):
+            if is_its.any():
+                its = batch.take(is_its.nonzero().squeeze(1))
+                share = (its.labels != NOT_SCORED).sum() / num_scored
+                total = total + share * target_cross_entropy(member, its, self.label_smoothing)
+        routing = _router_domain_loss(network, batch)
+        parts = {"cross_entropy": total, "router_domain": routing}
+        return Losses(total + self.router_domain_loss_coef * routing, parts)
+
+
+def target_cross_entropy(network: Any, batch: PairBatch, label_smoothing: float) -> Float[Tensor, ""]:
+    """The mean cross-entropy of a batch's targets, in nats per token.
+
+    Where the network's logits are its output layer's product, they are not all made at once
+    (:func:`moesaic.tasks.linear_cross_entropy`).
+    """
+    inputs = {
+        "input_ids": batch.source_ids,
+        "attention_mask": batch.source_mask,
+        "decoder_input_ids": shift_right(batch.labels, network.config),
+        "use_cache": False,
+    }
+    if not has_plain_head(network, PLAIN_SEQ2SEQ_HEADS):
+        logits = network(**inputs).logits
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            batch.labels.flatten(),
+            label_smoothing=label_smoothing,
+            ignore_index=NOT_SCORED,
+        )
+    hidden_states = network.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (token, hidden)
+    labels, is_scored = batch.labels.flatten(), batch.labels.flatten() != NOT_SCORED
+    return linear_cross_entropy(
+        hidden_states[is_scored],
+        network.get_output_embeddings().weight,
+        labels[is_scored],
+        bias=network.final_logits_bias[0],
+        label_smoothing=label_smoothing,
+    )
+
+
+def _router(network: Seq2SeqMixture) -> BySource:
+    if not isinstance(network.combiner, BySource):
+        raise ValueError(
+            f"The mixture's combiner is {network.combiner.word!r}, which has no router that reads the source. Use "
+            "'by_source'."
+        )
+    return network.combiner
+
+
+def _router_domain_loss(network: Seq2SeqMixture, batch: PairBatch) -> Float[Tensor, ""]:
+    scores = _router(network).score(batch.source_ids, batch.source_mask.bool())
+    return F.cross_entropy(scores.float(), batch.domain_index)

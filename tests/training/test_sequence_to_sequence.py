@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from moesaic.combiners import Average, BySource, Hard
+from moesaic.data import NOT_SCORED, PairBatch
+from moesaic.members import Seq2SeqLM
+from moesaic.seq2seq_mixture import Seq2SeqMixture
+from moesaic.testing import tiny_seq2seq_lm
+from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting
+from moesaic.training import sequence_to_sequence as module
+
+BATCH = PairBatch(
+    torch.tensor([[5, 17, 8, 1], [4, 9, 1, 0], [61, 30, 22, 1]]),
+    torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]),
+    torch.tensor([[7, 11, 1], [5, 1, NOT_SCORED], [9, 9, 1]]),
+    torch.tensor([0, 1, 1]),
+)
+
+
+def mixture(combiner, num_members=2):
+    members = [Seq2SeqLM(f"pair-{seed}", tiny_seq2seq_lm(seed=seed)) for seed in range(num_members)]
+    return Seq2SeqMixture(members, combiner)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_the_loss_is_that_of_transformers_and_its_gradients_are_too(smoothing, in_chunks, monkeypatch):
+    network, reference = tiny_seq2seq_lm(), tiny_seq2seq_lm()
+    network.final_logits_bias.normal_()
+    reference.final_logits_bias.copy_(network.final_logits_bias)
+    if not in_chunks:
+        monkeypatch.setattr(module, "has_plain_head", lambda network, architectures: False)
+    loss = SequenceToSequence(smoothing)(network, BATCH).total
+    output = reference(input_ids=BATCH.source_ids, attention_mask=BATCH.source_mask, labels=BATCH.labels)
+    expected = F.cross_entropy(output.logits.flatten(0, 1), BATCH.labels.flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    for parameter, other in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_router_learns_the_domains_without_running_a_member():
+    network = mixture(BySource(choice=Hard()))
+    optimizer = torch.optim.Adam(network.combiner.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = SourceRouting()(network, BATCH).total
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    assert all(parameter.grad is None for parameter in network.members.parameters())
+    chosen = network.combiner.route(BATCH.source_ids, BATCH.source_mask.bool()).weights.argmax(-1)
+    assert chosen.tolist() == [0, 1, 1]
+
+
+def test_joint_training_is_the_loss_of_each_source_under_its_own_member():
+    network = mixture(BySource(choice=Hard(), seed=1)).eval()
+    output = network(input_ids=BATCH.source_ids, attention_mask=BATCH.source_mask, labels=BATCH.labels)
+    assert len(output.routing.weights[:, 0].argmax(-1).unique()) == 2
+    losses = RoutedSequenceToSequence(label_smoothing=0.0, router_domain_loss_coef=0.5)(network, BATCH)
+    torch.testing.assert_close(losses.parts["cross_entropy"], output.loss)
+    torch.testing.assert_close(losses.total, output.loss + 0.5 * losses.parts["router_domain"])
+
+
+def test_a_mixture_without_a_router_over_sources_is_refused():
+    message = r"^The mixture's combiner is 'average', which has no router that reads the source\. Use 'by_source'\.$"
+    with pytest.raises(ValueError, match=message):
+        SourceRouting()(mixture(Average()), BATCH)
