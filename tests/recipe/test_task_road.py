@@ -189,3 +189,34 @@ def test_a_source_without_rows_is_refused(recipe, tmp_path):
 def test_a_recipe_that_does_not_fit_says_where(recipe, setting, message):
     with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
         load_recipe(recipe, [setting])
+
+
+def test_what_a_recipe_needs_is_said_before_any_work(finished, recipe):
+    plan = moesaic.check(recipe)
+    assert plan.problems == ()
+    assert plan.pairs == {
+        "expert-digits": 2 * 150 * 16,
+        "expert-letters": 2 * 150 * 16,
+        "dense": 303 * 16,
+        "router": 20 * 16,
+        "joint": 3 * 16,
+    }
+    expert = load_member(finished.folder / "stages" / "expert-digits" / "model").network
+    missing = 290 - expert.config.vocab_size  # tokens that so few words do not give
+    assert plan.parameters == sum(parameter.numel() for parameter in expert.parameters()) + 64 * missing
+    assert "nothing stands in the way" in str(plan)
+
+
+def test_all_that_is_wrong_with_the_rows_is_said_before_any_work(recipe):
+    plan = moesaic.check(recipe, settings=["data.domains.1.fields={}", "data.domains.0.source.path=no.jsonl"])
+    assert [problem.split(": ", 1)[0] for problem in plan.problems] == [
+        "data.domains, digits",
+        "data.domains, letters",
+    ]
+    assert "there is no field 'target_lang'; there are source, target." in str(plan)
+
+
+def test_the_arena_of_language_models_refuses_a_task(recipe):
+    message = r"^toy\.yaml names a task, whose systems are all measured by the run itself: moesaic run .*toy\.yaml\.$"
+    with pytest.raises(RecipeError, match=message):
+        moesaic.compare(recipe)
