@@ -2,8 +2,8 @@
 
     python -m benchmarks.task recipes/translation.yaml
 
-Does what ``moesaic run`` does, and a run that is finished is only read. One record a metric, one of the costs and one of
-the router; all figures with their intervals are beside them as CSV.
+Does what ``moesaic run`` does, and a run that is finished is only read. One record a metric, one of the costs and one
+of the router; all figures with their intervals are beside them as CSV.
 """
 
 from __future__ import annotations

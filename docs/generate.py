@@ -1,8 +1,8 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
-``cli.md`` comes from ``--help``, ``recipes.md`` and ``task-recipes.md`` from the recipes' schemas, ``results.md``, ``performance.md``,
-``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a
-run.
+``cli.md`` comes from ``--help``, ``recipes.md`` and ``task-recipes.md`` from the recipes' schemas, ``results.md``,
+``performance.md``, ``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``,
+``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -46,9 +46,9 @@ This page is generated from `src/moesaic/recipe/schema.py` by `make docs`.
 _TASK_RECIPES_HEAD = """\
 # Recipes of a task: every key
 
-A recipe that has the key `task` goes another road than the one of language models: `data`, `experts`, `dense`, `router`,
-`joint`, the answers of every system, and the table. `task` and `data` are needed; everything else has a default. What
-[recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
+A recipe that has the key `task` goes another road than the one of language models: `data`, `experts`, `dense`,
+`router`, `joint`, the answers of every system, and the table. `task` and `data` are needed; everything else has a
+default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
 
 This page is generated from `src/moesaic/recipe/task_schema.py` by `make docs`.
 """
@@ -87,9 +87,7 @@ def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
             word = get_args(choice.model_fields["type"].annotation)[0]
             nested += _section(choice, f"{place}.{name}` of type `{word}", choice.__doc__ or "")
         kind = "see below" if models else _type(field.annotation)
-        lines.append(
-            f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind of source it is.'} |"
-        )
+        lines.append(f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind it is.'} |")
     return ["\n".join(lines) + "\n", *nested]
 
 
@@ -110,7 +108,10 @@ def _type(annotation: Any) -> str:
     if origin is dict:
         key, value = get_args(annotation)
         return f"mapping of {_type(key)} to {_type(value)}"
-    return {str: "text", int: "whole number", float: "number"}.get(annotation, str(annotation))
+    if origin is tuple:
+        return f"list of {_type(get_args(annotation)[0])}"
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return words.get(annotation, str(annotation))
 
 
 def _default(field: FieldInfo) -> str:
