@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from moesaic.cli import add, arena, assemble, check, evaluate, export, generate, remove, replace, run
+from moesaic.cli import add, arena, assemble, check, evaluate, export, generate, harness, remove, replace, run
 from moesaic.errors import MoesaicError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ VERBS = (
     evaluate.evaluate,
     arena.arena,
     generate.generate,
+    harness.harness,
     export.export,
 )
 for verb in VERBS:
