@@ -51,15 +51,23 @@ class JsonLines:
         Raises:
             DataError: If the file is missing, is not UTF-8, or a line is no JSON object with these fields as text.
         """
+        for place, row in self.rows():
+            if all(_field(row, key, place) == value for key, value in self.where.items()):
+                yield _field(row, self.field, place)
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Read all objects, each with its place as errors name it; empty lines are left out.
+
+        Raises:
+            DataError: If the file is missing, is not UTF-8, or a line is no JSON object.
+        """
         _check_exists(self.path)
         with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
             # Lines end at "\n" alone: some texts contain other separators.
             for number, line in enumerate(_read_lines(file, self.path), start=1):
                 if line.strip():
                     place = f"{self.path}, line {number}"
-                    row = self._row(line, place)
-                    if all(_field(row, key, place) == value for key, value in self.where.items()):
-                        yield _field(row, self.field, place)
+                    yield place, self._row(line, place)
 
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
         text = _decode(line, where)
