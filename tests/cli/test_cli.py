@@ -107,8 +107,8 @@ def test_bias_shows_experts_and_the_model_made_of_them(command, finished, tmp_pa
     status, out, _ = command("bias", finished[1].folder, "--crows-pairs", path, "--by-category")
     assert status == 0
     names = [line.split()[0] for line in out.splitlines() if line.strip()]
-    assert [name for name in names if name in ("letters", "digits", "mixture")] == ["letters", "digits", "mixture"] * 2
-    assert "religion" in out
+    assert [name for name in names if name in ("letters", "digits", "mixture")] == ["letters", "digits", "mixture"]
+    assert "age" in out and "religion" in out
 
 
 def test_bias_without_a_file_says_what_to_give(command, finished):

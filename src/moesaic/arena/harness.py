@@ -111,8 +111,9 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends a text; where there is none, the one that begins the next."""
+        ends = self.tokenizer.eos_token_id
+        return self.prefix_token_id if ends is None else int(ends)
 
     @property
     def prefix_token_id(self) -> int:
