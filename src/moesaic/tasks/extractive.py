@@ -106,22 +106,26 @@ def greedy_oracle(document: Document, *, max_sentences: int | None = None) -> tu
     """
     if not document.references:
         raise ValueError("The best sentences are those nearest to what people wrote, and there is no reference.")
-    counts = [_Grams.of([sentence]) for sentence in document.sentences]
-    limit = len(counts) if max_sentences is None else max_sentences
-    found = [_grow(counts, _Grams.of([reference]), limit) for reference in document.references]
+    grams = [_Grams.of([sentence]) for sentence in document.sentences]
+    limit = len(grams) if max_sentences is None else max_sentences
+    found = [_grow(grams, _Grams.of([reference]), limit) for reference in document.references]
     return max(found, key=lambda pair: pair[0])[1]
 
 
-def _grow(counts: Sequence[_Grams], reference: _Grams, limit: int) -> tuple[float, tuple[int, ...]]:
-    best, chosen, summary = 0.0, [], _Grams(Counter(), Counter())
-    rest = {index for index, grams in enumerate(counts) if grams.words & reference.words}
+def _grow(sentences: Sequence[_Grams], reference: _Grams, limit: int) -> tuple[float, tuple[int, ...]]:
+    """The best summary for one reference: its score, and the positions of its sentences."""
+    # What the reference does not have counts by its number alone, which keeps sums small.
+    known = {index: grams.within(reference) for index, grams in enumerate(sentences)}
+    rest = {index: grams for index, grams in known.items() if grams.counts}
+    best, summary = 0.0, _Grams(Counter(), 0, 0)
+    chosen: list[int] = []
     while rest and len(chosen) < limit:
-        score, index = max((reference.f1(summary + counts[index]), -index) for index in rest)
+        # Of sentences that are as good, the first.
+        score, negative = max((reference.f1(summary + grams), -index) for index, grams in rest.items())
         if score <= best:
             break
-        best, summary = score, summary + counts[-index]
-        chosen.append(-index)
-        rest.remove(-index)
+        best, summary = score, summary + rest.pop(-negative)
+        chosen.append(-negative)
     return best, tuple(sorted(chosen))
 
 
@@ -141,28 +145,42 @@ def overlap(sentences: Iterable[str], references: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class _Grams:
-    """Words, and pairs of them, with how often each occurs."""
+    """How often words, and pairs of them, occur in a text.
 
-    words: Counter[tuple[str, ...]]
-    pairs: Counter[tuple[str, ...]]
+    Attributes:
+        counts: Of each word and each pair.
+        num_words: Number of words.
+        num_pairs: Number of pairs.
+    """
+
+    counts: Counter[tuple[str, ...]]
+    num_words: int
+    num_pairs: int
 
     @classmethod
     def of(cls, sentences: Iterable[str]) -> _Grams:
         split = [words_of(sentence) for sentence in sentences]
-        words, pairs = (Counter(gram for part in split for gram in _ngrams(part, size)) for size in (1, 2))
-        return cls(words, pairs)
+        words, pairs = ([gram for part in split for gram in _ngrams(part, size)] for size in (1, 2))
+        return cls(Counter(words + pairs), len(words), len(pairs))
+
+    def within(self, other: _Grams) -> _Grams:
+        """The counts of what another text has too."""
+        shared = Counter({gram: count for gram, count in self.counts.items() if gram in other.counts})
+        return _Grams(shared, self.num_words, self.num_pairs)
 
     def __add__(self, other: _Grams) -> _Grams:
-        return _Grams(self.words + other.words, self.pairs + other.pairs)
+        return _Grams(self.counts + other.counts, self.num_words + other.num_words, self.num_pairs + other.num_pairs)
 
     def f1(self, summary: _Grams) -> float:
         """The mean of the F1 of words and of pairs."""
-        return (_f1(self.words, summary.words) + _f1(self.pairs, summary.pairs)) / 2
+        shared = [0, 0]
+        for gram, count in summary.counts.items():
+            shared[len(gram) - 1] += min(count, self.counts.get(gram, 0))
+        words = _f1(shared[0], self.num_words + summary.num_words)
+        return (words + _f1(shared[1], self.num_pairs + summary.num_pairs)) / 2
 
 
-def _f1(reference: Counter[tuple[str, ...]], summary: Counter[tuple[str, ...]]) -> float:
-    shared = sum(min(count, summary[gram]) for gram, count in reference.items())
-    total = reference.total() + summary.total()
+def _f1(shared: int, total: int) -> float:
     return 2 * shared / total if total else 0.0
 
 
