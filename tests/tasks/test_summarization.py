@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from moesaic.data import JsonLines
+from moesaic.data import JsonLines, Pair
 from moesaic.errors import DataError
-from moesaic.tasks import Document, DocumentReader, cut_documents, summarization_prompt
+from moesaic.tasks import Document, Summarization, cut_documents, read_task, summarization_prompt, write_task
 from moesaic.testing import tiny_tokenizer
 
 ROW = {"document": "It rained. Nobody minded.", "summary": "Rain.", "domain": "weather"}
@@ -20,7 +20,7 @@ def write_rows(path, *rows):
 
 
 def read(path):
-    return [DocumentReader()(row, place) for place, row in JsonLines(path).rows()]
+    return [Summarization().document(row, place) for place, row in JsonLines(path).rows()]
 
 
 def test_a_row_becomes_a_document(tmp_path):
@@ -33,7 +33,7 @@ def test_a_row_becomes_a_document(tmp_path):
 
 def test_the_summary_is_a_reference_too():
     row = {**ROW, "references": ["It was wet."]}
-    assert DocumentReader()(row, "here").references == ("Rain.", "It was wet.")
+    assert Summarization().document(row, "here").references == ("Rain.", "It was wet.")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_the_summary_is_a_reference_too():
     [
         (
             {"document": "It rained.", "highlights": "Rain."},
-            "there is no field 'summary'; there are document, highlights. Name the field that holds it, or add it.",
+            "there is no field 'summary'; there are document, highlights.",
         ),
-        ({**ROW, "summary": "  "}, "the field 'summary' is empty. Fill it, or leave the row out."),
-        ({**ROW, "document": None}, "the field 'document' is empty. Fill it, or leave the row out."),
+        ({**ROW, "summary": "  "}, "the field 'summary' is empty. Fill it in, or leave the row out."),
+        ({**ROW, "document": None}, "the field 'document' must be text, got None."),
         ({**ROW, "query": 3}, "the field 'query' must be text, got 3."),
         ({**ROW, "references": "Rain."}, "the field 'references' must be a list of texts, got 'Rain.'."),
     ],
@@ -54,6 +54,38 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, message):
     with pytest.raises(DataError) as error:
         read(path)
     assert str(error.value) == f"{path}, line 2: {message}"
+
+
+def test_models_are_asked_about_rows_without_summaries_too():
+    task = Summarization()
+    assert task.source({"document": "It rained."}, "here") == "Summarize the text.\n\nIt rained.\n\nSummary:"
+    assert task.main_field == "document"
+
+
+def test_the_task_is_written_beside_a_model(tmp_path):
+    task = Summarization(document_field="article", instruction="")
+    write_task(task, tmp_path)
+    assert read_task(tmp_path) == task
+
+
+def test_systems_are_compared_on_the_same_documents():
+    pairs = [Pair("It rained.", ("It rained.",)), Pair("It snowed.", ("It snowed here.", "Snow."))]
+    answers = {"copy": ["It rained.", "It snowed."], "silent": ["", ""]}
+    found = Summarization().compare(answers, pairs, num_resamples=200)
+    # "It snowed" has both words of three: F1 = 2 * 2 / (2 + 3); one pair of two: F1 = 2 * 1 / (1 + 2).
+    assert found["copy"]["ROUGE-1"].value == pytest.approx((100 + 80) / 2)
+    assert found["copy"]["ROUGE-2"].value == pytest.approx((100 + 200 / 3) / 2)
+    assert found["silent"]["ROUGE-Lsum"].value == 0
+    assert found["copy"]["ROUGE-1"].p_value is None
+    assert set(Summarization().signatures()) == {"ROUGE-1", "ROUGE-2", "ROUGE-Lsum"}
+
+
+def test_a_summary_a_document_is_asked_for():
+    with pytest.raises(
+        ValueError,
+        match=r"^'copy' gave 1 answers to 0 sources\. Give one answer a source, in their order\.$",
+    ):
+        Summarization().compare({"copy": ["It rained."]}, [])
 
 
 def test_the_query_takes_the_place_of_the_instruction():

@@ -1,6 +1,7 @@
 """One file a task: its losses and what it is measured by."""
 
 from moesaic.tasks.cutting import CutPolicy, DocumentsCut, cut_documents
+from moesaic.tasks.documents import Document, summarization_prompt
 from moesaic.tasks.extractive import SummaryLength, greedy_oracle, lead, overlap, pick_sentences
 from moesaic.tasks.generative import (
     GENERATIVE_TASKS,
@@ -15,7 +16,7 @@ from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
 from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
 from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, words_of
-from moesaic.tasks.summarization import Document, DocumentReader, summarization_prompt
+from moesaic.tasks.summarization import Summarization
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
@@ -24,11 +25,11 @@ __all__ = [
     "Answers",
     "CutPolicy",
     "Document",
-    "DocumentReader",
     "DocumentsCut",
     "GenerativeTask",
     "Measured",
     "Rouge",
+    "Summarization",
     "SummaryLength",
     "Translation",
     "centrality",

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from moesaic.tasks.documents import Document
 from moesaic.tasks.sentences import similarity_to
-from moesaic.tasks.summarization import Document
 
 CutPolicy = Literal["head", "head_tail", "lead_by_query"]
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from moesaic.tasks.documents import Document
 from moesaic.tasks.sentences import words_of
-from moesaic.tasks.summarization import Document
 
 
 @dataclass(frozen=True)

@@ -1,155 +1,114 @@
-"""Summarization: rows become documents with the summaries that people wrote, and documents become prompts."""
+"""Summarization: a document into what is important about it, or about a question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
 
+from moesaic.data import Pair
 from moesaic.errors import DataError
-from moesaic.tasks.sentences import split_sentences
+from moesaic.tasks.documents import INSTRUCTION, Document, summarization_prompt
+from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, compare_means, field
+from moesaic.tasks.rouge import rouge
 
 
 @dataclass(frozen=True)
-class Document:
-    """A text to summarize, and what people wrote about it.
+class Summarization(GenerativeTask):
+    r"""Summarize; an expert is usually one of a kind of document.
 
     Attributes:
-        text: The document.
-        references: Summaries of it; where there are several, the first is the one to learn.
-        domain: What kind of document it is.
-        query: What the summary is to answer, where it is about a part of the document.
-        title: The document's title.
-    """
-
-    text: str
-    references: tuple[str, ...] = ()
-    domain: str = ""
-    query: str = ""
-    title: str = ""
-
-    @cached_property
-    def sentences(self) -> tuple[str, ...]:
-        """The document in sentences, or in turns; see :func:`split_sentences`."""
-        return split_sentences(self.text)
-
-    @property
-    def source(self) -> str:
-        r"""What a model reads: the query before the document, so that cutting the end never cuts the query.
-
-        Example:
-            >>> Document("Ada: Hello.", query="Who speaks?").source
-            'Who speaks?\nAda: Hello.'
-        """
-        return f"{self.query}\n{self.text}" if self.query else self.text
-
-
-@dataclass(frozen=True)
-class DocumentReader:
-    """Makes a document of a row.
-
-    Attributes:
-        document: The field that holds the document.
-        summary: The field that holds the summary.
-        references: The field that holds a list of several summaries; rows may lack it.
-        domain: The field that holds the domain; rows may lack it, and those that follow.
-        query: The field that holds the query.
-        title: The field that holds the title.
+        document_field: The field that holds the document.
+        summary_field: The field that holds the summary.
+        references_field: The field that holds a list of several summaries; rows may lack it, and those that follow.
+        query_field: The field that holds what the summary is to answer.
+        title_field: The field that holds the title.
+        domain_field: The field that holds the kind of document.
+        instruction: What models are asked to do where there is no query; empty for models that know.
 
     Example:
-        >>> read = DocumentReader(document="article", summary="highlights")
-        >>> read({"article": "It rained. It poured.", "highlights": "Rain."}, "news.jsonl, line 1").references
-        ('Rain.',)
+        >>> task = Summarization(document_field="article", summary_field="highlights", instruction="")
+        >>> task.pair({"article": "It rained. It poured.", "highlights": "Rain."}, "news.jsonl, line 1")
+        Pair(source='It rained. It poured.\n\nSummary:', references=('Rain.',))
     """
 
-    document: str = "document"
-    summary: str = "summary"
-    references: str = "references"
-    domain: str = "domain"
-    query: str = "query"
-    title: str = "title"
+    word: ClassVar[str] = "summarization"
+    metrics: ClassVar[tuple[str, ...]] = ("ROUGE-1", "ROUGE-2", "ROUGE-Lsum")
 
-    def __call__(self, row: Mapping[str, Any], place: str) -> Document:
-        """Read a row, which stands where ``place`` says.
+    document_field: str = "document"
+    summary_field: str = "summary"
+    references_field: str = "references"
+    query_field: str = "query"
+    title_field: str = "title"
+    domain_field: str = "domain"
+    instruction: str = INSTRUCTION
+
+    @property
+    def main_field(self) -> str:
+        """See :attr:`GenerativeTask.main_field`."""
+        return self.document_field
+
+    def document(self, row: Mapping[str, Any], place: str) -> Document:
+        """A row as a document with its summaries.
 
         Raises:
             DataError: If the document or the summary is missing or empty, or a field holds something else than text.
         """
-        summary = self._full_text(row, self.summary, place)
-        references = self._references(row, place)
-        return Document(
-            self._full_text(row, self.document, place),
-            references if summary in references else (summary, *references),
-            *(self._optional_text(row, field, place) for field in (self.domain, self.query, self.title)),
-        )
+        return replace(self._unsummarized(row, place), references=self.references(row, place))
 
-    def _full_text(self, row: Mapping[str, Any], field: str, place: str) -> str:
-        if field not in row:
-            raise DataError(
-                f"{place}: there is no field {field!r}; there are {', '.join(row) or 'none'}. Name the field that "
-                "holds it, or add it."
-            )
-        text = self._optional_text(row, field, place)
-        if not text:
-            raise DataError(f"{place}: the field {field!r} is empty. Fill it, or leave the row out.")
-        return text
+    def source(self, row: Mapping[str, Any], place: str) -> str:
+        """See :meth:`GenerativeTask.source`; the row needs no summary."""
+        return summarization_prompt(self._unsummarized(row, place), instruction=self.instruction)
 
-    def _optional_text(self, row: Mapping[str, Any], field: str, place: str) -> str:
-        value = row.get(field)
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"{place}: the field {field!r} must be text, got {value!r}.")
-        return (value or "").strip()
-
-    def _references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
-        values = row.get(self.references) or ()
+    def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
+        """See :meth:`GenerativeTask.references`."""
+        summary = field(row, self.summary_field, place).strip()
+        values = row.get(self.references_field) or ()
         if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-            raise DataError(f"{place}: the field {self.references!r} must be a list of texts, got {values!r}.")
-        return tuple(value.strip() for value in values if value.strip())
+            raise DataError(f"{place}: the field {self.references_field!r} must be a list of texts, got {values!r}.")
+        others = tuple(value.strip() for value in values if value.strip())
+        return others if summary in others else (summary, *others)
+
+    def compare(
+        self, answers: Answers, pairs: Sequence[Pair], *, baseline: str | None = None, num_resamples: int = 1000
+    ) -> dict[str, dict[str, Measured]]:
+        """See :meth:`GenerativeTask.compare`; the mean over documents of each kind of ROUGE (:func:`rouge`).
+
+        Raises:
+            ValueError: If a system has not as many answers as there are pairs.
+        """
+        check_answers(answers, pairs)
+        first = next(iter(answers)) if baseline is None else baseline
+        scores = {
+            system: [rouge(text, pair.references) for text, pair in zip(texts, pairs, strict=True)]
+            for system, texts in answers.items()
+        }
+        measured: dict[str, dict[str, Measured]] = {system: {} for system in answers}
+        for metric, attribute in zip(self.metrics, ("rouge1", "rouge2", "rouge_lsum"), strict=True):
+            each = {system: np.array([getattr(one, attribute) for one in found]) for system, found in scores.items()}
+            for system, made in compare_means(each, baseline=first, num_resamples=num_resamples).items():
+                measured[system][metric] = made
+        return measured
+
+    def signatures(self) -> dict[str, str]:
+        """See :meth:`GenerativeTask.signatures`."""
+        how = f"rouge-score {version('rouge-score')}, F1, Porter stemmer, highest over references"
+        return dict.fromkeys(self.metrics, how)
+
+    def arguments(self) -> dict[str, Any]:
+        """See :meth:`GenerativeTask.arguments`."""
+        return asdict(self)
+
+    def _unsummarized(self, row: Mapping[str, Any], place: str) -> Document:
+        text = field(row, self.document_field, place).strip()
+        names = {"domain": self.domain_field, "query": self.query_field, "title": self.title_field}
+        return Document(text, **{name: _optional(row, key, place) for name, key in names.items()})
 
 
-INSTRUCTION = "Summarize the text."
-"""What a model is asked to do where the document comes without a query."""
-
-
-def summarization_prompt(
-    document: Document, tokenizer: PreTrainedTokenizerBase | None = None, *, instruction: str = INSTRUCTION
-) -> str:
-    """What an abstractive model reads; causal and encoder-decoder models share it.
-
-    The query stands before the document, and takes the place of the instruction. Where the tokenizer has a chat
-    template, all of it is one turn of the user, and the model's turn follows; tokenize that without adding special
-    tokens, since the template has put them there.
-
-    Args:
-        document: What is to be summarized; cut it first (:func:`moesaic.tasks.cut_documents`).
-        tokenizer: The model's; without it, or without a template, the prompt is plain text that ends in "Summary:".
-        instruction: What to do where there is no query; empty for a model that knows.
-
-    Raises:
-        DataError: If the chat template fails.
-
-    Example:
-        >>> print(summarization_prompt(Document("It rained all day.", title="Weather")))
-        Summarize the text.
-        <BLANKLINE>
-        Weather
-        It rained all day.
-        <BLANKLINE>
-        Summary:
-    """
-    text = f"{document.title}\n{document.text}" if document.title else document.text
-    asked = document.query or instruction
-    content = f"{asked}\n\n{text}" if asked else text
-    if tokenizer is None or not tokenizer.chat_template:
-        return f"{content}\n\nSummary:"
-    try:
-        turns = [{"role": "user", "content": content}]
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # a template is a program of its author's, and may raise anything
-        raise DataError(
-            f"The tokenizer's chat template fails on a turn of the user ({error}). Mend the template, or set "
-            "tokenizer.chat_template to None to use plain prompts."
-        ) from error
+def _optional(row: Mapping[str, Any], name: str, place: str) -> str:
+    """A field of a row that may be missing or empty."""
+    is_empty = row.get(name) is None or not str(row[name]).strip()
+    return "" if is_empty else field(row, name, place).strip()
