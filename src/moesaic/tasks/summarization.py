@@ -104,8 +104,10 @@ class Summarization(GenerativeTask):
 
     def _unsummarized(self, row: Mapping[str, Any], place: str) -> Document:
         text = field(row, self.document_field, place).strip()
-        names = {"domain": self.domain_field, "query": self.query_field, "title": self.title_field}
-        return Document(text, **{name: _optional(row, key, place) for name, key in names.items()})
+        domain, query, title = (
+            _optional(row, name, place) for name in (self.domain_field, self.query_field, self.title_field)
+        )
+        return Document(text, domain=domain, query=query, title=title)
 
 
 def _optional(row: Mapping[str, Any], name: str, place: str) -> str:
