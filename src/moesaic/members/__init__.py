@@ -4,8 +4,22 @@ from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.damage import check_numbers
+from moesaic.members.extractive import (
+    ExtractiveSummarizer,
+    ExtractiveSummary,
+    ScoredDocument,
+    choose_length,
+    score_documents,
+)
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
+from moesaic.members.sentence_scorers import (
+    DocumentRouter,
+    PooledEncoder,
+    SentenceScorer,
+    sentence_cues,
+    sentence_mask,
+)
 from moesaic.members.stacked import (
     Execution,
     LoopedMembers,
@@ -23,13 +37,19 @@ __all__ = [
     "CausalLM",
     "Checkpoint",
     "Decoding",
+    "DocumentRouter",
     "EstimatorMember",
     "EstimatorModule",
     "Execution",
+    "ExtractiveSummarizer",
+    "ExtractiveSummary",
     "LoopedMembers",
     "ModuleMember",
     "NgramEncoder",
+    "PooledEncoder",
     "Sampling",
+    "ScoredDocument",
+    "SentenceScorer",
     "Seq2SeqLM",
     "StackedMembers",
     "TensorHeader",
@@ -39,6 +59,7 @@ __all__ = [
     "check_execution",
     "check_numbers",
     "choose_execution",
+    "choose_length",
     "join_members",
     "layer_rule",
     "load_member",
@@ -47,6 +68,9 @@ __all__ = [
     "quiet_transformers",
     "read_checkpoint",
     "score_candidates",
+    "score_documents",
+    "sentence_cues",
+    "sentence_mask",
     "write_candidates",
     "write_targets",
 ]

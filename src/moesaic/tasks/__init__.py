@@ -1,5 +1,8 @@
 """One file a task: its losses and what it is measured by."""
 
+from moesaic.tasks.cutting import CutPolicy, DocumentsCut, cut_documents
+from moesaic.tasks.documents import Document, summarization_prompt
+from moesaic.tasks.extractive import SummaryLength, greedy_oracle, lead, overlap, pick_sentences
 from moesaic.tasks.generative import (
     GENERATIVE_TASKS,
     Answers,
@@ -11,20 +14,41 @@ from moesaic.tasks.generative import (
 )
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
+from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
+from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, words_of
+from moesaic.tasks.summarization import Summarization
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
 __all__ = [
     "GENERATIVE_TASKS",
     "Answers",
+    "CutPolicy",
+    "Document",
+    "DocumentsCut",
     "GenerativeTask",
     "Measured",
+    "Rouge",
+    "Summarization",
+    "SummaryLength",
     "Translation",
+    "centrality",
     "compare_means",
+    "cut_documents",
     "fit_temperature",
+    "greedy_oracle",
+    "lead",
     "linear_cross_entropy",
+    "mean_rouge",
     "next_token_loss",
     "next_token_nats",
+    "overlap",
+    "pick_sentences",
     "read_task",
+    "rouge",
+    "similarity_to",
+    "split_sentences",
+    "summarization_prompt",
+    "words_of",
     "write_task",
 ]

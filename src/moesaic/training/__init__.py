@@ -16,6 +16,12 @@ from moesaic.training.classification import (
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.em import EMFit, EMIteration, fit_em
+from moesaic.training.extractive import (
+    LabelledDocuments,
+    fit_sentence_scorer,
+    label_documents,
+    sentence_ranking,
+)
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
@@ -86,6 +92,7 @@ __all__ = [
     "EMIteration",
     "EstimatorLearner",
     "HeldOut",
+    "LabelledDocuments",
     "Learner",
     "Losses",
     "MixtureLossName",
@@ -121,6 +128,7 @@ __all__ = [
     "fit_jointly",
     "fit_round",
     "fit_router",
+    "fit_sentence_scorer",
     "fit_snapshots",
     "fit_stacked",
     "fit_step_sizes",
@@ -130,6 +138,7 @@ __all__ = [
     "is_main",
     "join_held_out",
     "keep_memory_warm",
+    "label_documents",
     "language_modeling",
     "mixture_language_modeling",
     "num_processes",
@@ -145,6 +154,7 @@ __all__ = [
     "sample_documents",
     "sample_examples",
     "select_greedily",
+    "sentence_ranking",
     "train",
     "training_device",
     "use_short_attention",
