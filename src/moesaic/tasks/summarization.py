@@ -12,8 +12,14 @@ import numpy as np
 from moesaic.data import Pair
 from moesaic.errors import DataError
 from moesaic.tasks.documents import INSTRUCTION, Document, summarization_prompt
+from moesaic.tasks.extractive import greedy_oracle, lead
 from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, compare_means, field
 from moesaic.tasks.rouge import rouge
+
+LEAD = "lead-3"
+ORACLE = "extractive oracle"
+"""What stands in every table of summaries: the document's first sentences, and its sentences chosen knowing the answer
+(Nallapati et al. 2017, section 3, https://arxiv.org/abs/1611.04230)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Summarization(GenerativeTask):
     Example:
         >>> task = Summarization(document_field="article", summary_field="highlights", instruction="")
         >>> task.pair({"article": "It rained. It poured.", "highlights": "Rain."}, "news.jsonl, line 1")
-        Pair(source='It rained. It poured.\n\nSummary:', references=('Rain.',))
+        Pair(source='It rained. It poured.\n\nSummary:', references=('Rain.',), text='It rained. It poured.')
     """
 
     word: ClassVar[str] = "summarization"
@@ -72,6 +78,18 @@ class Summarization(GenerativeTask):
         others = tuple(value.strip() for value in values if value.strip())
         return others if summary in others else (summary, *others)
 
+    def pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.pair`; the document itself goes with it, for what is taken from it whole."""
+        return replace(super().pair(row, place), text=field(row, self.document_field, place).strip())
+
+    def baselines(self, pairs: Sequence[Pair]) -> Answers:
+        """See :meth:`GenerativeTask.baselines`: the first three sentences, and the best that extraction could do."""
+        documents = [Document(pair.text, references=pair.references) for pair in pairs]
+        return {
+            LEAD: [_sentences(document, lead(document)) for document in documents],
+            ORACLE: [_sentences(document, greedy_oracle(document)) for document in documents],
+        }
+
     def compare(
         self, answers: Answers, pairs: Sequence[Pair], *, baseline: str | None = None, num_resamples: int = 1000
     ) -> dict[str, dict[str, Measured]]:
@@ -108,6 +126,10 @@ class Summarization(GenerativeTask):
             _optional(row, name, place) for name in (self.domain_field, self.query_field, self.title_field)
         )
         return Document(text, domain=domain, query=query, title=title)
+
+
+def _sentences(document: Document, chosen: Sequence[int]) -> str:
+    return "\n".join(document.sentences[place] for place in chosen)
 
 
 def _optional(row: Mapping[str, Any], name: str, place: str) -> str:
