@@ -119,7 +119,7 @@ def test_the_head_is_kept_and_what_was_cut_is_counted():
     documents = [Document("one two three four five six"), Document("short")]
     cut, report = cut_documents(documents, policy="head", max_tokens=4)
     assert [document.text for document in cut] == ["one two three four", "short"]
-    assert str(report) == ("1 of 2 documents are longer than 4 tokens and were cut (head): 2 of 7 tokens are left out.")
+    assert str(report) == ("Longer than 4 tokens, and cut (head): 1 of 2 documents; 2 of 7 tokens are left out.")
 
 
 def test_nothing_cut_is_said_too():
@@ -142,8 +142,8 @@ def test_what_answers_the_query_is_kept_in_order():
     assert cut.text == "Ada: The remote is yellow.\nBob: A yellow remote, fine."
     assert by_head.text == "Ada: The remote is yellow.\nBob: I had lunch.\nAda:"
     assert str(report) == (
-        "2 of 2 documents are longer than 10 tokens and were cut (lead_by_query, 1 of them by head for want of a "
-        "query): 18 of 38 tokens are left out."
+        "Longer than 10 tokens, and cut (lead_by_query, 1 of them by head for want of a query): 2 of 2 documents; "
+        "18 of 38 tokens are left out."
     )
 
 

@@ -34,8 +34,8 @@ class DocumentsCut:
 
     Example:
         >>> print(DocumentsCut("lead_by_query", 512, 10, 3, 1, 9000, 1500))
-        3 of 10 documents are longer than 512 tokens and were cut (lead_by_query, 1 of them by head for want of a
-        query): 1,500 of 9,000 tokens are left out.
+        Longer than 512 tokens, and cut (lead_by_query, 1 of them by head for want of a query): 3 of 10 documents;
+        1,500 of 9,000 tokens are left out.
     """
 
     policy: CutPolicy
@@ -51,8 +51,9 @@ class DocumentsCut:
             return f"None of {self.num_documents:,} documents is longer than {self.max_tokens:,} tokens."
         by_head = f", {self.num_cut_by_head:,} of them by head for want of a query" if self.num_cut_by_head else ""
         return (
-            f"{self.num_cut:,} of {self.num_documents:,} documents are longer than {self.max_tokens:,} tokens and were "
-            f"cut ({self.policy}{by_head}): {self.num_tokens_left_out:,} of {self.num_tokens:,} tokens are left out."
+            f"Longer than {self.max_tokens:,} tokens, and cut ({self.policy}{by_head}): {self.num_cut:,} of "
+            f"{self.num_documents:,} documents; {self.num_tokens_left_out:,} of {self.num_tokens:,} tokens are left "
+            "out."
         )
 
 
