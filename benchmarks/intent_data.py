@@ -121,9 +121,10 @@ def predict(network: nn.Module, intents: Intents) -> Logits:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Parameters of a network, the coefficients of estimators in it included."""
+    """Parameters of a network, the coefficients of estimators in it and the word vectors given to it included."""
     estimators: list[Any] = [module.estimator for module in network.modules() if isinstance(module, EstimatorModule)]
     weights = sum(parameter.numel() for parameter in network.parameters())
+    weights += sum(given.numel() for given in network.buffers() if given.is_floating_point())
     return weights + sum(estimator[-1].coef_.size for estimator in estimators)
 
 

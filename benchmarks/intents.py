@@ -2,9 +2,11 @@
 
     python -m benchmarks.intents
 
-Every member is trained from scratch on the training split. Weights, temperatures, stackers and thresholds are fitted on
-the validation split, without the few texts of it that stand in the training split too: the leak check finds them. The
-figures are those of the test split, as mean and standard deviation over seeds, the interval that of the first seed.
+Every member is trained from scratch on the training split. Some are given word vectors, which are learned from scratch
+too, from texts without labels: the training split's, its out-of-scope queries included, and those of
+``lm/multidomain``. Weights, temperatures, stackers and thresholds are fitted on the validation split, without the few
+texts of it that stand in the training split too: the leak check finds them. The figures are those of the test split, as
+mean and standard deviation over seeds, the interval that of the first seed.
 
 Out-of-scope queries are told apart by the paper's two protocols (Larson et al., 2019, section 4): a threshold on the
 highest probability, chosen on the validation split with its out-of-scope queries for the highest accuracy where out of
