@@ -30,12 +30,14 @@ from moesaic.members.stacked import (
 )
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
+from moesaic.members.word_vectors import CooccurrenceVectors
 from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
     "CausalLM",
     "Checkpoint",
+    "CooccurrenceVectors",
     "Decoding",
     "DocumentRouter",
     "EstimatorMember",
