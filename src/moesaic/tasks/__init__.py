@@ -11,6 +11,8 @@ from moesaic.tasks.generative import (
 )
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
+from moesaic.tasks.questions import Question, QuestionCounts, count_questions, read_question, read_questions
+from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
@@ -19,12 +21,20 @@ __all__ = [
     "Answers",
     "GenerativeTask",
     "Measured",
+    "Question",
+    "QuestionCounts",
     "Translation",
+    "answer_f1",
     "compare_means",
+    "count_questions",
+    "exact_match",
     "fit_temperature",
     "linear_cross_entropy",
     "next_token_loss",
     "next_token_nats",
+    "normalize_answer",
+    "read_question",
+    "read_questions",
     "read_task",
     "write_task",
 ]
