@@ -6,6 +6,14 @@ from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoin
 from moesaic.members.damage import check_numbers
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
+from moesaic.members.span_reader import (
+    SpanReader,
+    SpansRead,
+    TokenRouter,
+    load_span_reader,
+    read_spans,
+    span_log_probabilities,
+)
 from moesaic.members.stacked import (
     Execution,
     LoopedMembers,
@@ -31,10 +39,13 @@ __all__ = [
     "NgramEncoder",
     "Sampling",
     "Seq2SeqLM",
+    "SpanReader",
+    "SpansRead",
     "StackedMembers",
     "TensorHeader",
     "TextClassifier",
     "TextEncoder",
+    "TokenRouter",
     "WordEncoder",
     "check_execution",
     "check_numbers",
@@ -43,10 +54,13 @@ __all__ = [
     "layer_rule",
     "load_member",
     "load_network",
+    "load_span_reader",
     "make_text_classifier",
     "quiet_transformers",
     "read_checkpoint",
+    "read_spans",
     "score_candidates",
+    "span_log_probabilities",
     "write_candidates",
     "write_targets",
 ]

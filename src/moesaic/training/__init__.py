@@ -46,6 +46,7 @@ from moesaic.training.sequence_to_sequence import (
     SourceRouting,
 )
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
+from moesaic.training.spans import sample_span_domains, sample_spans, span_extraction
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
     HeldOut,
@@ -143,7 +144,10 @@ __all__ = [
     "router_alarms",
     "sample_documents",
     "sample_examples",
+    "sample_span_domains",
+    "sample_spans",
     "select_greedily",
+    "span_extraction",
     "train",
     "training_device",
     "validation_nats",
