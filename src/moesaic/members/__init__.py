@@ -3,6 +3,7 @@
 from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.choices import ChoiceNormalization, score_choices
 from moesaic.members.damage import check_numbers
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
@@ -30,6 +31,7 @@ __all__ = [
     "ARCHITECTURES",
     "CausalLM",
     "Checkpoint",
+    "ChoiceNormalization",
     "Decoding",
     "EstimatorMember",
     "EstimatorModule",
@@ -60,6 +62,7 @@ __all__ = [
     "read_checkpoint",
     "read_spans",
     "score_candidates",
+    "score_choices",
     "span_log_probabilities",
     "write_candidates",
     "write_targets",
