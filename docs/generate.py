@@ -1,8 +1,8 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
-``cli.md`` comes from ``--help``, ``recipes.md`` from the recipe's schema, ``results.md``, ``performance.md``,
-``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``, ``table.svg`` from a
-run.
+``cli.md`` comes from ``--help``, ``recipes.md`` and ``task-recipes.md`` from the recipes' schemas, ``results.md``,
+``performance.md``, ``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``,
+``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -28,6 +28,7 @@ from benchmarks.record import RESULTS, markdown
 from moesaic.arena import ArenaTable
 from moesaic.cli import app
 from moesaic.recipe import Recipe
+from moesaic.recipe.task_schema import TaskRecipe
 
 _FOLDER = Path(__file__).parent
 
@@ -42,6 +43,16 @@ entries of a list go by number (`data.domains.0.name=news`).
 This page is generated from `src/moesaic/recipe/schema.py` by `make docs`.
 """
 
+_TASK_RECIPES_HEAD = """\
+# Recipes of a task: every key
+
+A recipe that has the key `task` goes another road than the one of language models: `data`, `experts`, `dense`,
+`router`, `joint`, the answers of every system, and the table. `task` and `data` are needed; everything else has a
+default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
+
+This page is generated from `src/moesaic/recipe/task_schema.py` by `make docs`.
+"""
+
 _CLI_HEAD = """\
 # The command line
 
@@ -50,10 +61,10 @@ A verb and a recipe. Each verb is a function of the same name in Python. This pa
 """
 
 
-def recipes_page() -> str:
-    """Every section of the recipe as a table."""
-    parts = [_RECIPES_HEAD]
-    for name, field in Recipe.model_fields.items():
+def recipes_page(schema: type[BaseModel], head: str) -> str:
+    """Every section of a recipe as a table."""
+    parts = [head]
+    for name, field in schema.model_fields.items():
         models = _models(field.annotation)
         if models:
             parts += _section(models[0], name, field.description or "")
@@ -76,9 +87,7 @@ def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
             word = get_args(choice.model_fields["type"].annotation)[0]
             nested += _section(choice, f"{place}.{name}` of type `{word}", choice.__doc__ or "")
         kind = "see below" if models else _type(field.annotation)
-        lines.append(
-            f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind of source it is.'} |"
-        )
+        lines.append(f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind it is.'} |")
     return ["\n".join(lines) + "\n", *nested]
 
 
@@ -99,7 +108,10 @@ def _type(annotation: Any) -> str:
     if origin is dict:
         key, value = get_args(annotation)
         return f"mapping of {_type(key)} to {_type(value)}"
-    return {str: "text", int: "whole number", float: "number"}.get(annotation, str(annotation))
+    if origin is tuple:
+        return f"list of {_type(get_args(annotation)[0])}"
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return words.get(annotation, str(annotation))
 
 
 def _default(field: FieldInfo) -> str:
@@ -142,7 +154,8 @@ def page_with_records(name: str) -> str:
 
 
 PAGES = {
-    "recipes.md": recipes_page,
+    "recipes.md": partial(recipes_page, Recipe, _RECIPES_HEAD),
+    "task-recipes.md": partial(recipes_page, TaskRecipe, _TASK_RECIPES_HEAD),
     "cli.md": cli_page,
     "results.md": partial(page_with_records, "results"),
     "performance.md": partial(page_with_records, "performance"),

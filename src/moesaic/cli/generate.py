@@ -8,18 +8,34 @@ from typing import Annotated
 import typer
 
 import moesaic
-from moesaic.cli.options import refusing_wrong_values
+from moesaic.cli.options import named_values, refusing_wrong_values
 
 
 def generate(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of a checkpoint.", show_default=False)
     ],
-    prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(help="The text to continue, or to do the model's task on.", show_default=False)
+    ],
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Another field of a task's row, such as target_lang=de."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to add at most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams that a model of a task searches.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Makes the random choices.")] = 0,
 ) -> None:
-    """Continue a text, and say which experts wrote the answer."""
+    """Continue a text, or translate it where the run is one of translation, and say which experts wrote the answer."""
     with refusing_wrong_values():
-        print(moesaic.generate(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
+        answer = moesaic.generate(
+            model,
+            prompt,
+            fields=named_values(field or (), "--field"),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            num_beams=num_beams,
+            seed=seed,
+        )
+        print(answer)

@@ -48,10 +48,22 @@ def text_paths(texts: Sequence[str]) -> dict[str, str | Path]:
     Raises:
         ValueError: If one has no name.
     """
-    for text in texts:
-        if not all(text.partition("=")):
-            raise ValueError(f"--text {text}: write NAME=PATH, for instance news=news.jsonl.")
-    return {name: Path(path) for name, _, path in (text.partition("=") for text in texts)}
+    named = named_values(texts, "--text", metavar="NAME=PATH", example="news=news.jsonl")
+    return {name: Path(path) for name, path in named.items()}
+
+
+def named_values(
+    values: Sequence[str], option: str, *, metavar: str = "NAME=VALUE", example: str = "target_lang=de"
+) -> dict[str, str]:
+    """What an option was given that may be repeated, by name.
+
+    Raises:
+        ValueError: If one has no name, or no value.
+    """
+    for value in values:
+        if not all(value.partition("=")):
+            raise ValueError(f"{option} {value}: write {metavar}, for instance {example}.")
+    return {name: text for name, _, text in (value.partition("=") for value in values)}
 
 
 @contextmanager

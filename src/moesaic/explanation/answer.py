@@ -1,64 +1,91 @@
-"""Continue a text, and say which experts wrote the answer."""
+"""Continue a text, or do a task on it, and say which experts wrote the answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from moesaic.combiners import BySource
+from moesaic.data import encode_cut
 from moesaic.experts import fast_decoding
-from moesaic.members import load_member
+from moesaic.members import CausalLM, Decoding, load_member, read_checkpoint, write_targets
 from moesaic.mixture import Mixture
 from moesaic.moe import expert_names, is_sparse, read_routing
+from moesaic.seq2seq_mixture import Seq2SeqMixture
+from moesaic.tasks import GenerativeTask, read_task
 from moesaic.types import Routing
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A continuation.
+    """What a model wrote.
 
     Attributes:
-        prompt: What was continued.
-        text: The continuation.
+        prompt: What it read.
+        text: What it wrote.
         shares: Weight that each expert or member had in writing it, by name; empty for a dense model.
+        continues: Whether it went on with the prompt, rather than doing a task on it.
     """
 
     prompt: str
     text: str
     shares: dict[str, float]
+    continues: bool = True
 
     def __str__(self) -> str:
+        written = self.prompt + self.text if self.continues else self.text
         if not self.shares:
-            return self.prompt + self.text
+            return written
         ranked = sorted(self.shares.items(), key=lambda item: -item[1])
-        return f"{self.prompt}{self.text}\n\nwritten by " + ", ".join(f"{name} {share:.0%}" for name, share in ranked)
+        return f"{written}\n\nwritten by " + ", ".join(f"{name} {share:.0%}" for name, share in ranked)
 
 
 @torch.no_grad()
 def generate(
-    model: str | Path, prompt: str, *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    model: str | Path,
+    prompt: str,
+    *,
+    fields: Mapping[str, str] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    num_beams: int = 1,
+    seed: int = 0,
 ) -> Answer:
-    """Continue a text with a checkpoint or a finished run's model.
+    """Continue a text with a checkpoint or a finished run's model, or do on it what the model was trained for.
+
+    A run of a task knows its task: the prompt is then the sentence to translate, for instance.
 
     Args:
         model: Folder of a run, or of a checkpoint.
-        prompt: The text to continue.
-        max_new_tokens: Number of tokens to add at most.
+        prompt: The text to continue, or the main field of a task's row.
+        fields: The row's other fields, such as ``{"target_lang": "de"}``; only a model of a task has any.
+        max_new_tokens: Number of tokens to write at most.
         temperature: 0 always takes the likeliest token.
+        num_beams: Beams that are searched; only by a model of a task.
         seed: Makes the random choices.
 
     Returns:
-        The continuation, and the weight of each expert in it.
+        What was written, and the weight of each expert in it.
 
     Raises:
         CheckpointError: If there is no whole checkpoint.
-        ValueError: If the checkpoint has no tokenizer, or the prompt is empty.
+        DataError: If the fields do not fit the model's task.
+        ValueError: If the checkpoint has no tokenizer, the prompt is empty, or there are fields and no task.
     """
     member = load_member(model)
     if member.tokenizer is None:
         raise ValueError(f"{model}: there is no tokenizer, so text cannot be read.")
+    task = read_task(read_checkpoint(model).path)
+    if task is not None:
+        decoding = Decoding(num_beams, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return _do_task(member, task, {task.main_field: prompt, **(fields or {})}, decoding)
+    if fields or num_beams != 1:
+        raise ValueError(f"{model}: this model continues text; fields and beams are for models of a task.")
     inputs = member.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     if inputs["input_ids"].shape[1] == 0:
         raise ValueError("The prompt is empty; give at least one character.")
@@ -75,6 +102,26 @@ def generate(
     num_prompt_tokens = inputs["input_ids"].shape[1]
     text = member.tokenizer.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True)
     return Answer(prompt, text, _shares(member.network, tokens, num_prompt_tokens))
+
+
+def _do_task(member: CausalLM, task: GenerativeTask, row: Mapping[str, str], decoding: Decoding) -> Answer:
+    source, tokenizer = task.source(row, "the prompt"), member.tokenizer
+    assert tokenizer is not None
+    max_tokens = tokenizer.model_max_length
+    [text] = write_targets(member.network, tokenizer, [source], decoding, max_source_tokens=max_tokens)
+    return Answer(source, text, _shares_of_source(member.network, tokenizer, source, max_tokens), continues=False)
+
+
+def _shares_of_source(
+    network: Any, tokenizer: PreTrainedTokenizerBase, source: str, max_tokens: int
+) -> dict[str, float]:
+    """Weight of each member in answering a source, where that is decided when it is read."""
+    if not isinstance(network, Seq2SeqMixture) or not isinstance(network.combiner, BySource):
+        return {}
+    [ids], _, _ = encode_cut([source], tokenizer, max_tokens)
+    source_ids = torch.tensor([ids])
+    weights = network.combiner.route(source_ids, torch.ones_like(source_ids).bool()).weights[0]
+    return dict(zip(network.member_names, weights.tolist(), strict=True))
 
 
 def _shares(network: Any, tokens: torch.Tensor, num_prompt_tokens: int) -> dict[str, float]:

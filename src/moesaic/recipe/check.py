@@ -21,6 +21,8 @@ from moesaic.recipe.load import LoadedRecipe, load_recipe
 from moesaic.recipe.schema import Recipe
 from moesaic.recipe.sizes import dense_config, mixture_config
 from moesaic.recipe.spending import Spending, stage_spending
+from moesaic.recipe.task_check import TaskPlan, plan_task
+from moesaic.recipe.task_schema import TaskRecipe
 from moesaic.recipe.work import Work
 from moesaic.training import language_modeling
 
@@ -95,11 +97,11 @@ class Plan:
         return "\n".join(lines)
 
 
-def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
+def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan | TaskPlan:
     """Say what a recipe will need and all that is wrong with it, before any work.
 
     Reads the recipe and the headers of the checkpoints; trains a few steps on random tokens to see how quick this
-    machine is. Nothing is written.
+    machine is. Nothing is written. Of a task, the first rows are read too.
 
     Args:
         recipe: The YAML file.
@@ -112,6 +114,8 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan:
         RecipeError: If the recipe cannot be read or does not make sense.
     """
     loaded = load_recipe(recipe, settings)
+    if isinstance(loaded.recipe, TaskRecipe):
+        return plan_task(loaded)
     problems = _source_problems(loaded)
     dense, checkpoint_problems = dense_config(loaded)
     problems += checkpoint_problems

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moesaic.arena import ArenaTable, SeedTable, combine_seeds
+from moesaic.errors import RecipeError
 from moesaic.recipe.load import load_recipe
 from moesaic.recipe.run import run
+from moesaic.recipe.task_schema import TaskRecipe
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,15 @@ def compare(
         quiet: Print nothing but warnings.
 
     Raises:
-        RecipeError: If the recipe cannot be read, or asks for a combination that it cannot have.
+        RecipeError: If the recipe cannot be read, names a task, or asks for a combination that it cannot have.
         BudgetError: If a combination needs more than ``arena.budget``; nothing is trained then.
         MoesaicError: What :func:`moesaic.run` raises.
     """
     loaded = load_recipe(recipe, settings)
+    if isinstance(loaded.recipe, TaskRecipe):
+        raise RecipeError(
+            f"{loaded.path.name} names a task, whose systems are all measured by the run itself: moesaic run {recipe}."
+        )
     top = Path(folder) if folder is not None else Path("runs") / loaded.name
     first = loaded.recipe.random_seed
     tables = []

@@ -34,7 +34,7 @@ from moesaic.recipe.task_build import build_decoding, build_model, build_task, b
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask, read_task, write_task
-from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting
+from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting, use_short_attention
 
 ANSWERS = "answers.json"
 ROUTER_ONLY = {"*": 0.0, "combiner.*": 1.0}
@@ -78,6 +78,7 @@ class TaskWork(StageWork[TaskRecipe]):
         task = build_task(self.recipe).learn([pair for domain in domains for pair in domain.train])
         write_task(task, output)
         tokenizer = self._make_tokenizer(domains, task)
+        tokenizer.model_max_length = self.recipe.data.max_source_tokens  # which the saved model then knows
         tokenizer.save_pretrained(output / "tokenizer")
         for domain in domains:
             for split in SPLITS:
@@ -159,6 +160,7 @@ class TaskWork(StageWork[TaskRecipe]):
         network = build_model(self.recipe.model, self.tokenizer, self.recipe, seed)
         sampler = self.sampler(section, seed, domains)
         options = build_task_options(section, sampler, seed)
+        use_short_attention(network)
         self.train(network, output, title, options, SequenceToSequence(section.label_smoothing), sampler)
 
     def train_router(self, output: Path) -> None:
@@ -177,7 +179,9 @@ class TaskWork(StageWork[TaskRecipe]):
         sampler = self.sampler(section, self.recipe.random_seed + 1)
         options = build_task_options(section, sampler, self.recipe.random_seed)
         objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
-        self.train(self.load_stage("router"), output, "joint", options, objective, sampler)
+        mixture = self.load_stage("router")
+        use_short_attention(mixture)
+        self.train(mixture, output, "joint", options, objective, sampler)
         write_task(self.task, output / "model")
 
     def sampler(self, section: TaskTrainingSection, seed: int, domains: Sequence[int] | None = None) -> PairSampler:

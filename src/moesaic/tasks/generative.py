@@ -56,6 +56,11 @@ class GenerativeTask(ABC):
         """Make the task known by its word."""
         GENERATIVE_TASKS[cls.word] = cls
 
+    @property
+    @abstractmethod
+    def main_field(self) -> str:
+        """The field that holds the text which the task is about."""
+
     @abstractmethod
     def source(self, row: Mapping[str, Any], place: str) -> str:
         """What a model reads of a row.

@@ -49,6 +49,11 @@ class Translation(GenerativeTask):
     lowercase: bool = False
     target_languages: tuple[str, ...] | None = None
 
+    @property
+    def main_field(self) -> str:
+        """See :attr:`GenerativeTask.main_field`."""
+        return self.source_field
+
     def source(self, row: Mapping[str, Any], place: str) -> str:
         """See :meth:`GenerativeTask.source`.
 

@@ -1,5 +1,6 @@
 """One loop, what it minimizes, and how it is resumed and shared over processes."""
 
+from moesaic.training.attention import use_short_attention
 from moesaic.training.bagging import Bag, bag, out_of_bag_accuracy, out_of_bag_probabilities
 from moesaic.training.boosting import BoostedClassifiers, Votes, adaboost, gradient_boost
 from moesaic.training.classification import (
@@ -150,6 +151,7 @@ __all__ = [
     "span_extraction",
     "train",
     "training_device",
+    "use_short_attention",
     "validation_nats",
     "wait_for_all",
 ]

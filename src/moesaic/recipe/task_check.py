@@ -1,0 +1,91 @@
+"""What a task recipe will need, and all that is wrong with it, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from transformers import MarianMTModel
+
+from moesaic.data import RowSource, train_pair_tokenizer
+from moesaic.errors import DataError
+from moesaic.recipe.build import build_source
+from moesaic.recipe.load import LoadedRecipe
+from moesaic.recipe.task_build import build_task, dense_steps, model_config
+from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe
+
+_ROWS_READ = 100
+"""Rows of each source that are read to see whether they fit the task."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What a task recipe will need.
+
+    Attributes:
+        recipe: Its file's name.
+        parameters: Of an expert, and of the dense model; ``None`` where the experts are given.
+        pairs: Pairs that each training stage will read, by its name.
+        problems: Everything that stands in the way, in sentences.
+    """
+
+    recipe: str
+    parameters: int | None
+    pairs: dict[str, int]
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [self.recipe]
+        if self.parameters is not None:
+            lines.append(f"  expert   {self.parameters:>15,} parameters")
+        lines += [f"    {stage:20} {pairs:>15,} pairs" for stage, pairs in self.pairs.items()]
+        lines += [f"  problem: {problem}" for problem in self.problems] or ["  nothing stands in the way"]
+        return "\n".join(lines)
+
+
+def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
+    """Count parameters and pairs, and read the first rows of every source."""
+    recipe = loaded.recipe
+    problems = [
+        f"data.domains, {domain.name}: {problem}"
+        for domain in recipe.data.domains
+        for problem in _problems(loaded, domain)
+    ]
+    section, names = recipe.experts.training, recipe.domain_names
+    given = bool(recipe.experts.checkpoints)
+    trained = [] if given else [f"expert-{name}" for name in names]
+    per_stage = section.num_steps * section.batch_size
+    pairs = dict.fromkeys(trained, per_stage * recipe.experts.num_members)
+    pairs["dense"] = dense_steps(recipe) * section.batch_size
+    pairs["router"] = recipe.router.training.num_steps * recipe.router.training.batch_size
+    if recipe.joint.num_steps:
+        pairs["joint"] = recipe.joint.num_steps * recipe.joint.batch_size
+    return TaskPlan(loaded.path.name, None if given else _count(recipe), pairs, tuple(problems))
+
+
+def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> Iterator[str]:
+    task = build_task(loaded.recipe)
+    for section in (domain.source, domain.validation, domain.test):
+        if section is None:
+            continue
+        try:
+            source = build_source(section, loaded.path.parent)
+            if not isinstance(source, RowSource):
+                yield f"{source} has documents, and a task needs rows with fields."
+                continue
+            for place, row in islice(source.rows(), _ROWS_READ):
+                task.pair(domain.fields | row, place)
+        except DataError as error:
+            yield str(error)
+
+
+def _count(recipe: TaskRecipe) -> int:
+    """Parameters of a new model, with as many tokens as the recipe allows at most."""
+    tokenizer = train_pair_tokenizer([], recipe.data.vocab_size)
+    config = model_config(recipe.model, tokenizer, recipe)
+    config.vocab_size = config.decoder_vocab_size = recipe.data.vocab_size
+    with torch.device("meta"):
+        network = MarianMTModel(config)
+    return sum(parameter.numel() for parameter in network.parameters())

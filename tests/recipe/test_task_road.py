@@ -1,0 +1,222 @@
+"""The road of a task on two toy language pairs: words of numbers become digits, or letters."""
+
+import json
+import re
+from itertools import islice, product
+
+import pytest
+
+import moesaic
+from moesaic.errors import DataError, RecipeError
+from moesaic.members import Seq2SeqLM, load_member
+from moesaic.recipe import load_recipe
+from moesaic.seq2seq_mixture import Seq2SeqMixture
+
+WORDS = {"one": ("1", "a"), "two": ("2", "b"), "three": ("3", "c"), "four": ("4", "d")}
+LANGUAGES = ("di", "le")
+RECIPE = """\
+task: {type: translation}
+data:
+  domains:
+    - {name: digits, source: {type: jsonl, path: di.jsonl}}
+    - {name: letters, source: {type: jsonl, path: le.jsonl}, fields: {target_lang: le}}
+  vocab_size: 290
+  max_source_tokens: 16
+  max_target_tokens: 16
+  test_fraction: 0.2
+model: {hidden_size: 64, intermediate_size: 128, num_encoder_layers: 1, num_decoder_layers: 1, dropout: 0.0}
+experts:
+  num_members: 2
+  training: {num_steps: 150, batch_size: 16, learning_rate: 5e-3, num_warmup_steps: 20, label_smoothing: 0.0}
+router: {training: {num_steps: 20, batch_size: 16, learning_rate: 2e-2, num_warmup_steps: 2}}
+joint: {num_steps: 3, batch_size: 16, num_warmup_steps: 1}
+decoding: {num_beams: 2}
+arena: {max_examples: 12, num_resamples: 20}
+"""
+
+
+def write_rows(folder):
+    """All sentences of three words in both toy languages; the second file leaves the language to the recipe."""
+    for number, language in enumerate(LANGUAGES):
+        rows = []
+        for words in islice(product(WORDS, repeat=3), 64):
+            row = {"source": " ".join(words), "target": " ".join(WORDS[word][number] for word in words)}
+            rows.append(row if number else row | {"target_lang": language})
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("task")
+    write_rows(folder)
+    (folder / "toy.yaml").write_text(RECIPE)
+    return folder / "toy.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(recipe):
+    return moesaic.run(recipe, folder=recipe.parent / "run", quiet=True)
+
+
+def test_experts_know_their_own_language_and_the_mixture_asks_the_right_one(finished):
+    table = finished.task_table
+    # Three words have no 4-grams, hence no BLEU.
+    value = {row.name: {domain: cells["chrF++"].value for domain, cells in row.cells.items()} for row in table.rows}
+    assert value["expert digits"]["digits"] > 60
+    assert value["expert letters"]["letters"] > 60
+    assert value["expert digits"]["letters"] < 20
+    assert table.router_accuracy == 1
+    routed, own = table.row("mixture, one expert a source"), table.row("own expert (domain known)")
+    assert value[routed.name] == value[own.name]
+    assert routed.active_parameters < routed.total_parameters
+    assert table.confusion["digits"] == pytest.approx({"digits": 1, "letters": 0})
+
+
+def test_every_way_of_combining_is_in_the_table(finished):
+    assert [row.name for row in finished.task_table.rows] == [
+        "expert digits",
+        "expert letters",
+        "own expert (domain known)",
+        "dense, same total pairs",
+        "average of the experts",
+        "mixture, one expert a source",
+        "mixture, trained jointly",
+        "expert digits, seed 2",
+        "ensemble of 2 (digits)",
+        "expert letters, seed 2",
+        "ensemble of 2 (letters)",
+    ]
+    assert {row.training_pairs for row in finished.task_table.rows} == {150 * 16, 150 * 16 * 2, 303 * 16}
+    assert finished.task_table.row("ensemble of 2 (digits)").cells.keys() == {"digits"}
+    assert finished.task_table.signatures["BLEU, di"].startswith("nrefs:1|case:mixed")
+    assert "| sources of | digits | letters |" in (finished.folder / "stages/arena/table.md").read_text()
+
+
+def test_a_finished_run_is_not_done_again_and_a_change_does_only_what_depends_on_it(finished, recipe):
+    written = {path: path.stat().st_mtime_ns for path in (finished.folder / "stages").iterdir()}
+    moesaic.run(recipe, folder=finished.folder, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in (finished.folder / "stages").iterdir()} == written
+    other = moesaic.run(recipe, settings=["decoding.num_beams=1"], folder=finished.folder, quiet=True)
+    again = {path for path in (finished.folder / "stages").iterdir() if path.stat().st_mtime_ns != written[path]}
+    assert {path.name for path in again} == {"arena"}
+    assert other.task_table.rows[0].name == "expert digits"
+
+
+def test_the_exported_model_knows_its_task(finished):
+    answer = moesaic.generate(finished.folder, "four one two", fields={"target_lang": "di"}, num_beams=2)
+    assert answer.shares == {"digits": 1, "letters": 0}
+    assert re.fullmatch(r"\d \d \d\n\nwritten by digits 100%, letters 0%", str(answer))
+    member = load_member(finished.model)
+    assert isinstance(member, Seq2SeqLM) and isinstance(member.network, Seq2SeqMixture)
+    message = r"^the prompt: target_lang is 'xx', which no member was trained to write; there are di, le\.$"
+    with pytest.raises(DataError, match=message):
+        moesaic.generate(finished.folder, "one", fields={"target_lang": "xx"})
+
+
+def test_models_train_side_by_side(recipe, tmp_path):
+    settings = ["experts.training.num_steps=2", "experts.num_members=1", "router.training.num_steps=2"]
+    result = moesaic.run(recipe, settings=[*settings, "joint.num_steps=0"], folder=tmp_path, jobs=2, quiet=True)
+    assert len(result.task_table.rows) == 6
+
+
+def test_given_experts_are_taken_as_they_are(finished, recipe, tmp_path):
+    paths = {name: finished.folder / "stages" / f"expert-{name}" / "model" for name in ("digits", "letters")}
+    settings = [f"experts.checkpoints.{name}={path}" for name, path in paths.items()]
+    settings += ["experts.num_members=1", "joint.num_steps=0", "experts.training.num_steps=2"]
+    result = moesaic.run(recipe, settings=settings, folder=tmp_path, quiet=True)
+    assert not (tmp_path / "stages" / "expert-digits").exists()
+    assert result.task_table.row("expert digits").training_pairs == 0
+    assert result.task_table.row("expert digits").cells["digits"]["chrF++"].value > 60
+
+
+def test_the_kinds_of_table_are_told_apart(finished):
+    message = rf"^{re.escape(str(finished.folder))}: this is the run of a task; see Run\.task_table\.$"
+    with pytest.raises(ValueError, match=message):
+        _ = finished.table
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"source": "one", "target_lang": "di"}, "line 1: there is no field 'target'; there are source, target_lang."),
+        (
+            {"source": "one", "target": " ", "target_lang": "di"},
+            "line 1: the field 'target' is empty. Fill it in, or leave the row out.",
+        ),
+        (
+            {"source": 5, "target": "1", "target_lang": "di"},
+            "line 1: the field 'source' must be text, got 5.",
+        ),
+        (
+            {"source": "one", "target": "1", "target_lang": "xx"},
+            "line 1: target_lang is 'xx', which no member was trained to write; there are di, le.",
+        ),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(recipe, tmp_path, row, message):
+    write_rows(tmp_path)
+    (tmp_path / "di.jsonl").write_text(json.dumps(row))
+    (tmp_path / "toy.yaml").write_text(recipe.read_text())
+    settings = ["task.target_languages=[di, le]"]
+    with pytest.raises(DataError, match=rf"^{re.escape(f'{tmp_path}/di.jsonl, {message}')}$"):
+        moesaic.run(tmp_path / "toy.yaml", settings=settings, folder=tmp_path / "run", quiet=True)
+
+
+def test_a_source_without_rows_is_refused(recipe, tmp_path):
+    write_rows(tmp_path)
+    (tmp_path / "toy.yaml").write_text(recipe.read_text())
+    settings = [f"data.domains.0.source={{type: folder, path: {tmp_path}, pattern: '*.yaml'}}"]
+    message = r"and a task needs rows with fields\. Use a source of the type jsonl, parquet or hub\.$"
+    with pytest.raises(DataError, match=message):
+        moesaic.run(tmp_path / "toy.yaml", settings=settings, folder=tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "task.type=translaton",
+            "toy.yaml, task.type: 'translaton' (text) does not fit: input should be 'translation'.",
+        ),
+        ("joint.num_step=3", "toy.yaml, joint: unknown key 'num_step'. Did you mean 'num_steps'?"),
+        (
+            "experts.checkpoints.digit=here",
+            "toy.yaml, experts.checkpoints: names digit, but the domains are digits, letters. Give one checkpoint a "
+            "domain, or none.",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_fit_says_where(recipe, setting, message):
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
+        load_recipe(recipe, [setting])
+
+
+def test_what_a_recipe_needs_is_said_before_any_work(finished, recipe):
+    plan = moesaic.check(recipe)
+    assert plan.problems == ()
+    assert plan.pairs == {
+        "expert-digits": 2 * 150 * 16,
+        "expert-letters": 2 * 150 * 16,
+        "dense": 303 * 16,
+        "router": 20 * 16,
+        "joint": 3 * 16,
+    }
+    expert = load_member(finished.folder / "stages" / "expert-digits" / "model").network
+    missing = 290 - expert.config.vocab_size  # tokens that so few words do not give
+    assert plan.parameters == sum(parameter.numel() for parameter in expert.parameters()) + 64 * missing
+    assert "nothing stands in the way" in str(plan)
+
+
+def test_all_that_is_wrong_with_the_rows_is_said_before_any_work(recipe):
+    plan = moesaic.check(recipe, settings=["data.domains.1.fields={}", "data.domains.0.source.path=no.jsonl"])
+    assert [problem.split(": ", 1)[0] for problem in plan.problems] == [
+        "data.domains, digits",
+        "data.domains, letters",
+    ]
+    assert "there is no field 'target_lang'; there are source, target." in str(plan)
+
+
+def test_the_arena_of_language_models_refuses_a_task(recipe):
+    message = r"^toy\.yaml names a task, whose systems are all measured by the run itself: moesaic run .*toy\.yaml\.$"
+    with pytest.raises(RecipeError, match=message):
+        moesaic.compare(recipe)
