@@ -42,7 +42,7 @@ from moesaic.data.resample import (
     take_documents,
 )
 from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, RowSource, Source, TextFolder, name_sources
-from moesaic.data.tokenizer import train_pair_tokenizer, train_tokenizer
+from moesaic.data.tokenizer import train_pair_tokenizer, train_reader_tokenizer, train_tokenizer
 
 SOURCES: dict[str, type[Source]] = {
     "folder": TextFolder,
@@ -105,6 +105,7 @@ __all__ = [
     "tokenize_domain",
     "tokenize_pairs",
     "train_pair_tokenizer",
+    "train_reader_tokenizer",
     "train_tokenizer",
     "write_pair",
 ]

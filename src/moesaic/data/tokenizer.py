@@ -1,10 +1,10 @@
-"""A byte-level BPE tokenizer, trained where no model brings one."""
+"""Tokenizers, trained where no model brings one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<eos>"
@@ -55,6 +55,43 @@ def train_pair_tokenizer(texts: Iterable[str], vocab_size: int, *, tags: Sequenc
         tokenizer_object=backend,
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_reader_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a lower-casing WordPiece tokenizer for encoders that read a question and its context, as BERT's does.
+
+    Args:
+        texts: What it is trained on.
+        vocab_size: Tokens at most: ``[PAD]``, ``[UNK]``, ``[CLS]`` and ``[SEP]`` (numbers 0 to 3) included.
+
+    Example:
+        >>> tokenizer = train_reader_tokenizer(["who sang ?", "ann sang ."], vocab_size=60)
+        >>> tokenizer.convert_ids_to_tokens(tokenizer("Who?", "Ann sang.")["input_ids"])
+        ['[CLS]', 'who', '?', '[SEP]', 'ann', 'sang', '.', '[SEP]']
+
+    Reference: Devlin et al. (2019), section 3, https://arxiv.org/abs/1810.04805
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
 

@@ -3,6 +3,7 @@
 from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.choices import ChoiceNormalization, score_choices
 from moesaic.members.damage import check_numbers
 from moesaic.members.extractive import (
     ExtractiveSummarizer,
@@ -19,6 +20,14 @@ from moesaic.members.sentence_scorers import (
     SentenceScorer,
     sentence_cues,
     sentence_mask,
+)
+from moesaic.members.span_reader import (
+    SpanReader,
+    SpansRead,
+    TokenRouter,
+    load_span_reader,
+    read_spans,
+    span_log_probabilities,
 )
 from moesaic.members.stacked import (
     Execution,
@@ -37,6 +46,7 @@ __all__ = [
     "ARCHITECTURES",
     "CausalLM",
     "Checkpoint",
+    "ChoiceNormalization",
     "CooccurrenceVectors",
     "Decoding",
     "DocumentRouter",
@@ -53,10 +63,13 @@ __all__ = [
     "ScoredDocument",
     "SentenceScorer",
     "Seq2SeqLM",
+    "SpanReader",
+    "SpansRead",
     "StackedMembers",
     "TensorHeader",
     "TextClassifier",
     "TextEncoder",
+    "TokenRouter",
     "WordEncoder",
     "check_execution",
     "check_numbers",
@@ -66,13 +79,17 @@ __all__ = [
     "layer_rule",
     "load_member",
     "load_network",
+    "load_span_reader",
     "make_text_classifier",
     "quiet_transformers",
     "read_checkpoint",
+    "read_spans",
     "score_candidates",
+    "score_choices",
     "score_documents",
     "sentence_cues",
     "sentence_mask",
+    "span_log_probabilities",
     "write_candidates",
     "write_targets",
 ]

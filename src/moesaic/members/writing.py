@@ -75,7 +75,7 @@ def write_candidates(member: Member, prompts: Sequence[str], sampling: Sampling)
         >>> candidate.member, candidate.num_tokens
         ('cat', 3)
     """
-    tokens = _tokenize(member, prompts)
+    tokens = prompt_tokens(member, prompts)
     num_prompts = max(1, sampling.batch_size // sampling.num_candidates)
     answers: list[tuple[Candidate, ...]] = []
     with torch.random.fork_rng(), fast_decoding(member.network):
@@ -172,8 +172,8 @@ def score_candidates(
         ValueError: If it has no tokenizer, or a prompt has no tokens.
     """
     pieces = [
-        (context, _read_on(member, prompt, context, candidate))
-        for prompt, context, given in zip(prompts, _tokenize(member, prompts), candidates, strict=True)
+        (context, answer_tokens(member, prompt, context, candidate))
+        for prompt, context, given in zip(prompts, prompt_tokens(member, prompts), candidates, strict=True)
         for candidate in given
     ]
     scores = [
@@ -185,7 +185,7 @@ def score_candidates(
     return [tuple(scores[end - len(given) : end]) for given, end in zip(candidates, ends, strict=True)]
 
 
-def _read_on(member: Member, prompt: str, context: list[int], candidate: Candidate) -> list[int]:
+def answer_tokens(member: Member, prompt: str, context: list[int], candidate: Candidate) -> list[int]:
     """The tokens of an answer that follow those of its prompt."""
     tokenizer = _tokenizer(member)
     joint = tokenizer(prompt + candidate.text)["input_ids"]
@@ -220,7 +220,12 @@ def _pad(
     return tokens.to(device), mask.to(device)
 
 
-def _tokenize(member: Member, prompts: Sequence[str]) -> list[list[int]]:
+def prompt_tokens(member: Member, prompts: Sequence[str]) -> list[list[int]]:
+    """Each prompt in the member's tokens.
+
+    Raises:
+        ValueError: If the member has no tokenizer, or a prompt has no tokens.
+    """
     tokens = [_tokenizer(member)(prompt)["input_ids"] for prompt in prompts]
     for index, of_prompt in enumerate(tokens):
         if not of_prompt:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
     LlamaConfig,
     LlamaForCausalLM,
     MarianConfig,
@@ -97,6 +99,19 @@ def tiny_seq2seq_lm(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:
     }
     torch.manual_seed(seed)
     return MarianMTModel(MarianConfig(**(defaults | sizes))).eval()
+
+
+def tiny_span_model(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:
+    """A two-layer BERT of width 32 with a span head and random weights.
+
+    Args:
+        seed: Makes the weights; equal seeds give equal models.
+        sizes: Overrides for the configuration, such as ``hidden_size`` or ``vocab_size``.
+    """
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    defaults = {name: _SIZES[name] for name in (*names, "max_position_embeddings", "initializer_range")}
+    torch.manual_seed(seed)
+    return BertForQuestionAnswering(BertConfig(**(defaults | sizes))).eval()
 
 
 def tiny_mixtral(*, seed: int = 0, **sizes: Any) -> PreTrainedModel:

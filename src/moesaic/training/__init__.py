@@ -53,6 +53,7 @@ from moesaic.training.sequence_to_sequence import (
     SourceRouting,
 )
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
+from moesaic.training.spans import sample_span_domains, sample_spans, span_extraction
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
     HeldOut,
@@ -153,8 +154,11 @@ __all__ = [
     "router_alarms",
     "sample_documents",
     "sample_examples",
+    "sample_span_domains",
+    "sample_spans",
     "select_greedily",
     "sentence_ranking",
+    "span_extraction",
     "train",
     "training_device",
     "use_short_attention",
