@@ -33,8 +33,10 @@ class QuestionAnswering(GenerativeTask):
     Example:
         >>> task = QuestionAnswering()
         >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
-        >>> task.pair(row, "row 1")
-        Pair(source='Ann sang.\nQuestion: Who sang?\nAnswer:', references=('Ann', 'Ann did'))
+        >>> task.source(row, "row 1")
+        'Ann sang.\nQuestion: Who sang?\nAnswer:'
+        >>> task.references(row, "row 1")
+        ('Ann', 'Ann did')
     """
 
     word: ClassVar[str] = "question_answering"
@@ -51,6 +53,11 @@ class QuestionAnswering(GenerativeTask):
                 f"template must have {{question}}, and may have {{context}} and {{choices}}, got {self.template!r}. "
                 "Write {{ and }} for braces that are to stand there."
             )
+
+    @property
+    def main_field(self) -> str:
+        """See :attr:`GenerativeTask.main_field`."""
+        return "question"
 
     def prompt(self, question: Question) -> str:
         """What a model reads of a question; white space around it, left by what the question does not have, is cut."""
