@@ -40,6 +40,7 @@ from moesaic.training.routed import (
     fit_router,
     router_alarms,
 )
+from moesaic.training.selective import calibrate_selective
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
 from moesaic.training.stacked import fit_stacked
 from moesaic.training.stacking import (
@@ -103,6 +104,7 @@ __all__ = [
     "average_parameters",
     "bag",
     "boost",
+    "calibrate_selective",
     "collect_held_out",
     "combined_nats",
     "fit",
