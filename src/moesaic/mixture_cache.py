@@ -89,10 +89,11 @@ class MixtureCache(Cache):
 
 
 def take_rows(tokens: Tokens, rows: Int[Tensor, " row"] | None) -> Tokens:
-    """Some texts of a batch, ``None`` for all; what all of them share has one row, and is left as it is."""
+    """Some texts of a batch, ``None`` for all; what all of several share has one row, and is left as it is."""
     if rows is None:
         return tokens
-    return {name: value if value is None or len(value) == 1 else value[rows] for name, value in tokens.items()}
+    num_texts = max(len(value) for value in tokens.values() if value is not None)
+    return {name: value if value is None or len(value) < num_texts else value[rows] for name, value in tokens.items()}
 
 
 def _join(missed: Tokens, tokens: Tokens) -> Tokens:

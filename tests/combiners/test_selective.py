@@ -146,10 +146,11 @@ def test_generation_of_a_padded_batch_with_a_cache_equals_generation_without(mem
 
 
 @torch.no_grad()
-def test_rows_that_are_left_out_or_doubled_take_what_is_unread_with_them(members, texts):
+@pytest.mark.parametrize(("num_texts", "chosen"), [(3, [2, 0, 2]), (1, [0, 0])])
+def test_rows_that_are_left_out_or_doubled_take_what_is_unread_with_them(members, texts, num_texts, chosen):
     mixture = Mixture(members, Selective(Average(), float("-inf"))).eval()
-    cache = mixture(texts[:, :8], use_cache=True).past_key_values
-    chosen = torch.tensor([2, 0, 2])
+    cache = mixture(texts[:num_texts, :8], use_cache=True).past_key_values
+    chosen = torch.tensor(chosen)
     cache.batch_select_indices(chosen)
     mixture.combiner.threshold = float("inf")  # from here on, all are wanted
     output = mixture(texts[chosen, 8:9], past_key_values=cache, use_cache=True)

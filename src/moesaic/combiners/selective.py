@@ -126,6 +126,8 @@ class Selective(Combiner):
         if member_logits is None:
             return wanted
         is_sure = token_confidence(_answers_of(main, member_logits), self.measure) >= self.threshold
+        if is_sure.all():
+            return wanted
         combined = self.combiner.members_wanted(member_logits, input_ids, mask, state)
         others = torch.ones_like(wanted) if combined is None else combined
         return wanted | (others & ~is_sure.unsqueeze(-1))
