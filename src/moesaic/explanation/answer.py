@@ -11,7 +11,7 @@ import torch
 from moesaic.experts import fast_decoding
 from moesaic.members import load_member
 from moesaic.mixture import Mixture
-from moesaic.moe import expert_names, is_sparse, read_routing
+from moesaic.moe import expert_names, is_sparse, watch_routing
 from moesaic.types import Routing
 
 
@@ -84,7 +84,6 @@ def _shares(network: Any, tokens: torch.Tensor, num_prompt_tokens: int) -> dict[
         return dict(zip(network.member_names, weights.mean(0).tolist(), strict=True))
     if not is_sparse(network.config):
         return {}
-    output = network(tokens, output_router_logits=True)
-    routing: Routing = read_routing(output.router_logits, network.config)
+    routing: Routing = watch_routing(network, tokens)
     weights = routing.weights[:, num_prompt_tokens - 1 : -1].mean(dim=(0, 1))
     return dict(zip(expert_names(network.config), weights.tolist(), strict=True))
