@@ -56,7 +56,7 @@ def test_a_mixture_of_one_member_is_that_member(num_beams):
 
 def test_each_source_is_read_and_answered_by_the_member_that_its_router_chose(monkeypatch):
     mixture = make(BySource(choice=Hard(), seed=3))
-    chosen = mixture.combiner.route(SOURCE, MASK.bool()).weights.argmax(-1)
+    chosen = mixture.combiner.route_source(SOURCE, MASK.bool()).weights.argmax(-1)
     assert len(chosen.unique()) > 1  # else nothing would be told apart below
     read = []
     for number, network in enumerate(mixture.members):

@@ -23,7 +23,7 @@ from transformers import (
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
 from moesaic.members import CausalLM, Seq2SeqLM, check_numbers
-from moesaic.mixture_cache import MixtureCache
+from moesaic.mixture_cache import MixtureCache, Tokens, num_tokens, take_rows
 from moesaic.types import Member, MixtureOutput
 
 
@@ -128,7 +128,10 @@ class Mixture(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> MixtureOutput:
-        """Run every member and combine what they say of the next token.
+        """Run the members and combine what they say of the next token.
+
+        With a cache, members that no text of the batch wants are left out
+        (:meth:`moesaic.combiners.Combiner.members_wanted`); whoever is wanted later reads what it has missed first.
 
         Args:
             input_ids: The tokens; with a cache, only those that it has not seen.
@@ -151,19 +154,23 @@ class Mixture(PreTrainedModel, GenerationMixin):
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
-        num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
-        outputs = [
-            member(**take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
-            for member, cache, rows in zip(self.members, past.caches, past.rows, strict=True)
-        ]
-        member_logits = stack_logits(outputs, past.rows, len(input_ids))
+        num_wanted = 0 if labels is not None else logits_to_keep
+        num_read = 0 if self.combiner.reads_every_position else num_wanted
+        tokens: Tokens = {"input_ids": input_ids, "position_ids": position_ids}
+        read_ids, mask = input_ids[:, -num_read:], _token_mask(input_ids, attention_mask)[:, -num_read:]
+        outputs: dict[int, Any] = {}
+        member_logits: Tensor | None = None
+        while asked := self._next_asked(
+            outputs, member_logits, read_ids, mask, past, num_wanted if use_cache else None
+        ):
+            for member in asked:
+                outputs[member] = self._ask(member, tokens, attention_mask, past, num_read, bool(use_cache))
+            member_logits = stack_logits(outputs, past.rows, len(input_ids))
+        assert member_logits is not None, "somebody is always asked"
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
-        mask = _token_mask(input_ids, attention_mask)
-        combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], past.state)
-        cache = self._cache(outputs, combined.state, past.rows) if use_cache else None
+        combined = self.combiner(member_logits, read_ids, mask, past.state)
+        cache = self._cache(outputs, tokens, combined.state, past) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
@@ -235,12 +242,55 @@ class Mixture(PreTrainedModel, GenerationMixin):
     def _generation_config(network: Any) -> GenerationConfig:
         return GenerationConfig.from_model_config(network.config)
 
-    def _cache(
-        self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
-    ) -> MixtureCache:
+    def _next_asked(
+        self,
+        outputs: dict[int, Any],
+        member_logits: Float[Tensor, "member batch position vocab"] | None,
+        read_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        past: MixtureCache,
+        num_wanted: int | None,
+    ) -> list[int]:
+        """Who is run next: all, or, where a cache lets them catch up, whom the last ``num_wanted`` positions want.
+
+        Members are run for the whole batch, so that the positions in a cache are those of the text.
+        """
+        waiting = [member for member in past.members_in_use() if member not in outputs]
+        if not waiting or num_wanted is None or self.training or torch.compiler.is_compiling():
+            return waiting
+        wanted = self.combiner.members_wanted(member_logits, read_ids, mask, past.state)
+        if wanted is None:
+            return waiting
+        is_wanted = (wanted & mask.unsqueeze(-1))[:, -num_wanted:].flatten(0, 1).any(dim=0).tolist()
+        asked = [member for member in waiting if is_wanted[member]]
+        # Where a choice uses no member at all, somebody must still say how large the vocabulary is.
+        return asked if asked or outputs else waiting[:1]
+
+    def _ask(
+        self,
+        member: int,
+        tokens: Tokens,
+        attention_mask: Tensor | None,
+        past: MixtureCache,
+        num_read: int,
+        use_cache: bool,
+    ) -> Any:
+        """Run a member on these tokens and on what it has missed before them, of which no scores are wanted."""
+        batch = past.unread_by(member, tokens) | {"attention_mask": attention_mask}
+        rows = past.rows[member]
+        num_kept = num_read or (0 if past.unread[member] is None else num_tokens(tokens))
+        options = {"use_cache": use_cache, **({"logits_to_keep": num_kept} if num_kept else {})}
+        network = self.members[member]
+        return network(**take_rows(batch, rows), past_key_values=past.caches[member], **options)
+
+    def _cache(self, outputs: dict[int, Any], tokens: Tokens, state: State | None, past: MixtureCache) -> MixtureCache:
         """What the tokens that follow are read with; members that they do not depend on are left out of it."""
-        caches = [None if output is None else output.past_key_values for output in outputs]
-        cache = MixtureCache(caches, state, rows)
+        cache = MixtureCache(past.caches, state, past.rows)
+        for member in past.members_in_use():
+            if member in outputs:
+                cache.caches[member] = outputs[member].past_key_values
+            else:
+                cache.unread[member] = past.unread_by(member, tokens)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:
             cache.keep_in_use(in_use)
@@ -334,25 +384,18 @@ def _token_mask(
     return attention_mask[:, -input_ids.shape[1] :].bool()
 
 
-def take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None) -> dict[str, Tensor | None]:
-    """Some texts of a batch; what all of them share has one row, and is left as it is."""
-    if rows is None:
-        return batch
-    return {name: value if value is None or len(value) == 1 else value[rows] for name, value in batch.items()}
-
-
 def stack_logits(
-    outputs: Sequence[Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
+    outputs: dict[int, Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
 ) -> Float[Tensor, "member batch position vocab"]:
     """The members' scores; zeros for texts on which a member was not run."""
-    first = next(output.logits for output in outputs if output is not None)
+    first = next(iter(outputs.values())).logits
     stacked = []
-    for output, of_member in zip(outputs, rows, strict=True):
-        if of_member is None:
-            stacked.append(output.logits)
-        else:
-            logits = first.new_zeros((batch_size, *first.shape[1:]))
-            stacked.append(logits if output is None else logits.index_copy(0, of_member, output.logits))
+    for member, of_member in enumerate(rows):
+        logits = outputs[member].logits if member in outputs else None
+        if logits is None or of_member is not None:
+            zeros = first.new_zeros((batch_size, *first.shape[1:]))
+            logits = zeros if logits is None else zeros.index_copy(0, of_member, logits)
+        stacked.append(logits)
     return torch.stack(stacked)
 
 

@@ -134,20 +134,7 @@ class Seq2SeqMixture(Mixture):
             if source is None:
                 raise ValueError("There is no source: give input_ids.")
             past = self._read_source(source, attention_mask)
-        outputs = [
-            None
-            if encoded is None
-            else network(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-                attention_mask=source_mask,
-                decoder_input_ids=target if rows is None else target[rows],
-                past_key_values=cache,
-                use_cache=bool(use_cache),
-            )
-            for network, encoded, source_mask, cache, rows in zip(
-                self.members, past.encoded, past.source_masks, past.caches, past.rows, strict=True
-            )
-        ]
+        outputs = {member: self._ask_for_target(member, target, past, use_cache) for member in past.members_in_use()}
         member_logits = stack_logits(outputs, past.rows, len(target))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
@@ -186,8 +173,21 @@ class Seq2SeqMixture(Mixture):
             return [None] * len(self.members)
         return [None if used.all() else used.nonzero().squeeze(1) for used in in_use.unbind(dim=1)]
 
-    def _source_cache(self, outputs: Sequence[Any], state: State | None, past: SourceCache) -> SourceCache:
-        caches = [None if output is None else output.past_key_values for output in outputs]
+    def _ask_for_target(
+        self, member: int, target: Int[Tensor, "batch position"], past: SourceCache, use_cache: bool | None
+    ) -> Any:
+        """Run a member's decoder on the texts that are its own."""
+        rows, network = past.rows[member], self.members[member]
+        return network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=past.encoded[member]),
+            attention_mask=past.source_masks[member],
+            decoder_input_ids=target if rows is None else target[rows],
+            past_key_values=past.caches[member],
+            use_cache=bool(use_cache),
+        )
+
+    def _source_cache(self, outputs: dict[int, Any], state: State | None, past: SourceCache) -> SourceCache:
+        caches = [outputs[member].past_key_values if member in outputs else None for member in range(len(past.rows))]
         cache = SourceCache(caches, state, past.rows, past.encoded, past.source_masks)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:

@@ -25,6 +25,7 @@ class BySource(Routed):
     """
 
     reads_every_position = False
+    routes_by_text = False
 
     def score(
         self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
@@ -32,14 +33,20 @@ class BySource(Routed):
         """The router's unnormalized score of every member for every source."""
         return self.router(self._features(source_ids, mask))
 
-    def route(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> Routing:
+    def route_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> Routing:
         """Who answers to each source, with what weight; the routing's axes are ``(batch,)``."""
         features = self._features(source_ids, mask)
         return self.choice(self.router(features), features)
 
+    def route(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
+    ) -> Routing | None:
+        """See :meth:`Combiner.route`: the text that is written decides on nothing."""
+        return None
+
     def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State:
         """See :meth:`Combiner.read_source`."""
-        routing = self.route(source_ids, mask)
+        routing = self.route_source(source_ids, mask)
         return {"weights": routing.weights, "router_logits": routing.router_logits}
 
     def forward(

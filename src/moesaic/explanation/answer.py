@@ -15,7 +15,7 @@ from moesaic.data import encode_cut
 from moesaic.experts import fast_decoding
 from moesaic.members import CausalLM, Decoding, load_member, read_checkpoint, write_targets
 from moesaic.mixture import Mixture
-from moesaic.moe import expert_names, is_sparse, read_routing
+from moesaic.moe import expert_names, is_sparse, watch_routing
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask, read_task
 from moesaic.types import Routing
@@ -120,7 +120,7 @@ def _shares_of_source(
         return {}
     [ids], _, _ = encode_cut([source], tokenizer, max_tokens)
     source_ids = torch.tensor([ids])
-    weights = network.combiner.route(source_ids, torch.ones_like(source_ids).bool()).weights[0]
+    weights = network.combiner.route_source(source_ids, torch.ones_like(source_ids).bool()).weights[0]
     return dict(zip(network.member_names, weights.tolist(), strict=True))
 
 
@@ -131,7 +131,6 @@ def _shares(network: Any, tokens: torch.Tensor, num_prompt_tokens: int) -> dict[
         return dict(zip(network.member_names, weights.mean(0).tolist(), strict=True))
     if not is_sparse(network.config):
         return {}
-    output = network(tokens, output_router_logits=True)
-    routing: Routing = read_routing(output.router_logits, network.config)
+    routing: Routing = watch_routing(network, tokens)
     weights = routing.weights[:, num_prompt_tokens - 1 : -1].mean(dim=(0, 1))
     return dict(zip(expert_names(network.config), weights.tolist(), strict=True))

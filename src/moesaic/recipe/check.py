@@ -14,7 +14,7 @@ from rich.console import Console
 
 from moesaic.errors import DataError
 from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
-from moesaic.recipe.build import build_objective, build_options, build_sources
+from moesaic.recipe.build import build_objective, build_options, build_sources, other_choices
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.line_up import line_up
 from moesaic.recipe.load import LoadedRecipe, load_recipe
@@ -184,7 +184,7 @@ def _stages(work: Work, dense: Any, sparse: Any, spent: Mapping[str, Spending]) 
     for name, spending in spent.items():
         if name in wanted and spending.tokens:
             seconds = spending.tokens / sparse_speed
-            if name not in ("router", "joint"):
+            if name not in ("router", "joint", *other_choices(recipe)):
                 seconds = spending.flops / per_token / dense_speed if per_token else spending.tokens / dense_speed
             stages.append(StagePlan(name, spending.tokens, seconds))
     measured = recipe.arena.max_tokens * len(recipe.domain_names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesaic.planning import ModelSize
-from moesaic.recipe.build import dense_steps, ensemble_training, stage_tokens
+from moesaic.recipe.build import dense_steps, ensemble_training, other_choices, stage_tokens
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.schema import Recipe
 
@@ -51,6 +51,8 @@ def stage_spending(recipe: Recipe, dense: ModelSize, sparse: ModelSize) -> dict[
     if not experts.checkpoints:
         spent |= {f"expert-{name}": train(experts.training, dense) for name in recipe.domain_names}
     spent |= {name: train(getattr(recipe, name), sparse) for name in ("router", "joint")}
+    # How many experts a choice will use is not known before; it is charged for as many as a fixed top k would be.
+    spent |= dict.fromkeys(other_choices(recipe), spent["joint"])
     spent["dense"] = train(experts.training, dense, dense_steps(recipe))
     member = train(ensemble_training(recipe, ensembles.bagging.num_members), dense)
     for number in range(1, ensembles.bagging.num_members + 1):

@@ -291,7 +291,7 @@ class TaskWork(StageWork[TaskRecipe]):
         """The share of the sources that each expert gets."""
         encoded, _, _ = encode_cut(sources, self.tokenizer, self.recipe.data.max_source_tokens)
         source_ids, mask = pad([torch.tensor(ids) for ids in encoded], self.tokenizer.pad_token_id)
-        shares = router.route(source_ids, mask.bool()).weights.mean(dim=0)
+        shares = router.route_source(source_ids, mask.bool()).weights.mean(dim=0)
         return dict(zip(mixture.member_names, shares.tolist(), strict=True))
 
     def compare(self, folders: Sequence[Path], output: Path) -> None:

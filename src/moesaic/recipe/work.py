@@ -25,9 +25,24 @@ from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
 from moesaic.members import CausalLM, load_network, read_checkpoint
-from moesaic.moe import RouterMethod, assemble, initialize_router, write_router
-from moesaic.recipe.build import build_objective, build_options, build_seed, dense_steps, road_tokens
-from moesaic.recipe.schema import Recipe
+from moesaic.moe import (
+    RouterMethod,
+    assemble,
+    choose_by,
+    find_choices,
+    initialize_router,
+    write_router,
+)
+from moesaic.recipe.build import (
+    build_chosen_objective,
+    build_objective,
+    build_options,
+    build_router_choice,
+    build_seed,
+    dense_steps,
+    road_tokens,
+)
+from moesaic.recipe.schema import MixtureTrainingSection, Recipe, RouterChoice
 from moesaic.recipe.spending import Spending
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
 from moesaic.training import (
@@ -125,16 +140,26 @@ class Work(StageWork[Recipe]):
     def train_router(self, output: Path) -> None:
         """Train the routers of the assembled mixture, all else frozen."""
         section = self.recipe.router
+        network = _choose(self.load_stage("assemble"), section.choice)
         options = build_options(section, self.recipe, ROUTER_ONLY)
-        network = self.load_stage("assemble")
-        self.train(network, output, "router", options, build_objective(section), self.sampler(options))
+        self._train_mixture(network, output, "router", section, options)
 
-    def train_jointly(self, output: Path) -> None:
-        """Train the whole mixture."""
+    def train_jointly(self, output: Path, title: str = "joint", choice: RouterChoice | None = None) -> None:
+        """Train the whole mixture; with another choice than the recipe's where one is given."""
         section = self.recipe.joint
-        network = self.load_stage("router" if self.recipe.router.num_steps else "assemble")
-        options = build_options(section, self.recipe)
-        self.train(network, output, "joint", options, build_objective(section), self.sampler(options))
+        network = _choose(self.load_stage(self.stage_before_joint), choice or section.choice)
+        self._train_mixture(network, output, title, section, build_options(section, self.recipe))
+
+    def _train_mixture(
+        self,
+        network: PreTrainedModel,
+        output: Path,
+        title: str,
+        section: MixtureTrainingSection,
+        options: TrainingOptions,
+    ) -> None:
+        objective = build_chosen_objective(section) if find_choices(network) else build_objective(section)
+        self.train(network, output, title, options, objective, self.sampler(options))
 
     def sampler(self, options: TrainingOptions, domains: Sequence[int] | None = None) -> BatchSampler:
         """The batches of a training stage, from the training documents of all domains or some."""
@@ -245,7 +270,7 @@ class Work(StageWork[Recipe]):
         card = model_card(
             title=self.loaded.name,
             experts=self.recipe.domain_names,
-            top_k=self.recipe.assemble.num_experts_per_tok,
+            top_k=None if self.recipe.choice_at_the_end else self.recipe.assemble.num_experts_per_tok,
             verdict=self.table.verdict(),
             table=self.table.to_markdown(),
             versions=versions(),
@@ -305,6 +330,11 @@ class Work(StageWork[Recipe]):
         return tuple(name for name in ("router", "joint") if getattr(self.recipe, name).num_steps)
 
     @property
+    def stage_before_joint(self) -> str:
+        """The stage whose model is trained jointly."""
+        return "router" if self.recipe.router.num_steps else "assemble"
+
+    @property
     def training_stages(self) -> tuple[str, ...]:
         """All stages that train something."""
         seed = ("seed",) if self.has_seed else ()
@@ -321,3 +351,8 @@ class Work(StageWork[Recipe]):
         """The checkpoint that brings the tokenizer; ``None`` if one is trained."""
         source = self.recipe.seed.checkpoint or next(iter(self.recipe.experts.checkpoints.values()), None)
         return None if source is None else self.resolve(source)
+
+
+def _choose(network: PreTrainedModel, choice: RouterChoice | None) -> PreTrainedModel:
+    """The same model with routers that choose as they are told; as they did so far if they are told nothing."""
+    return network if choice is None else choose_by(network, build_router_choice(choice))

@@ -24,7 +24,7 @@ from moesaic.types import Member
 FEED_FORWARD_ONLY = {"*": 0.0, "*.mlp.*": 1.0}
 """Learning-rate scales that train a dense model's feed-forward layers alone: what an expert does not share."""
 
-ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0, "combiner.*": 1.0}
+ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0, "*.gate.choice.*": 1.0, "combiner.*": 1.0}
 """Learning-rate scales that train routers alone: those inside a sparse model, or a mixture's combiner."""
 
 
