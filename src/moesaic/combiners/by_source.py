@@ -38,12 +38,6 @@ class BySource(Routed):
         features = self._features(source_ids, mask)
         return self.choice(self.router(features), features)
 
-    def route(
-        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
-    ) -> Routing | None:
-        """See :meth:`Combiner.route`: the text that is written decides on nothing."""
-        return None
-
     def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State:
         """See :meth:`Combiner.read_source`."""
         routing = self.route_source(source_ids, mask)

@@ -36,10 +36,15 @@ from moesaic.recipe.task_build import build_decoding, build_model, build_task, b
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask, read_task, write_task
-from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting, use_short_attention
+from moesaic.training import (
+    ROUTER_ONLY,
+    RoutedSequenceToSequence,
+    SequenceToSequence,
+    SourceRouting,
+    use_short_attention,
+)
 
 ANSWERS = "answers.json"
-ROUTER_ONLY = {"*": 0.0, "combiner.*": 1.0}
 DENSE = "dense, same total pairs"
 AVERAGE = "average of the experts"
 ORACLE = "own expert (domain known)"

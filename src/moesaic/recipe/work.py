@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
