@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.intent_data import OUT_OF_SCOPE, Answers, Intents, Logits, answers
-from benchmarks.intent_members import BATCH_SIZE, LEARNERS, NGRAM_LINEAR, network_learner
+from benchmarks.intent_members import BATCH_SIZE, LEARNERS, NGRAM_LINEAR, make_learner, network_learner
 from moesaic.combiners import Additive, Average, Combiner, Entropy, Stacked, Tempered, Weighted
 from moesaic.data import Examples
 from moesaic.members import ModuleMember
@@ -46,7 +46,7 @@ def fit_member(name: str, intents: Intents, seed: int, *, with_out_of_scope: boo
         num_classes += 1
         labels = torch.cat([train.labels, intents.oos_train.labels])
         train = Examples([*train.inputs, *intents.oos_train.inputs], labels)
-    learner = LEARNERS[name](num_classes)
+    learner = make_learner(name, intents, num_classes)
     return answers(learner(train, seed=seed).eval(), intents, started)
 
 

@@ -2,9 +2,11 @@
 
     python -m benchmarks.intents
 
-Every member is trained from scratch on the training split. Weights, temperatures, stackers and thresholds are fitted on
-the validation split, without the few texts of it that stand in the training split too: the leak check finds them. The
-figures are those of the test split, as mean and standard deviation over seeds, the interval that of the first seed.
+Every member is trained from scratch on the training split. Some are given word vectors, which are learned from scratch
+too, from texts without labels: the training split's, its out-of-scope queries included, and those of
+``lm/multidomain``. Weights, temperatures, stackers and thresholds are fitted on the validation split, without the few
+texts of it that stand in the training split too: the leak check finds them. The figures are those of the test split, as
+mean and standard deviation over seeds, the interval that of the first seed.
 
 Out-of-scope queries are told apart by the paper's two protocols (Larson et al., 2019, section 4): a threshold on the
 highest probability, chosen on the validation split with its out-of-scope queries for the highest accuracy where out of
@@ -27,7 +29,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from benchmarks.intent_data import OUT_OF_SCOPE, Answers, Intents, Logits, read_intents
 from benchmarks.intent_ensembles import ENSEMBLES, combine_all, fit_member, mean_of, temper
-from benchmarks.intent_members import LEARNERS, NETWORKS
+from benchmarks.intent_members import MEMBERS, NETWORKS
 from benchmarks.record import save
 from moesaic.arena import Bootstrap, diversity, score_classifier
 from moesaic.data import Examples
@@ -128,23 +130,23 @@ def main() -> None:
     jobs: dict[Any, Any] = {}
     for seed in seeds:
         jobs |= {(name, seed): partial(fit, intents, seed) for name, fit in ENSEMBLES.items()}
-        fitted = LEARNERS if seed == 0 else NETWORKS
+        fitted = MEMBERS if seed == 0 else NETWORKS
         jobs |= {(name, seed): partial(fit_member, name, intents, seed) for name in fitted}
     jobs |= {
-        (name, "0 of 151 classes"): partial(fit_member, name, intents, 0, with_out_of_scope=True) for name in LEARNERS
+        (name, "0 of 151 classes"): partial(fit_member, name, intents, 0, with_out_of_scope=True) for name in MEMBERS
     }
     started = time.perf_counter()
     made: dict[Any, Answers] = in_processes(jobs, arguments.processes, arguments.answers)
-    made |= {(name, seed): made[name, 0] for seed in seeds for name in LEARNERS if name not in NETWORKS}
+    made |= {(name, seed): made[name, 0] for seed in seeds for name in MEMBERS if name not in NETWORKS}
 
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        members = {name: made[name, seed] for name in LEARNERS}
+        members = {name: made[name, seed] for name in MEMBERS}
         rows = members | {name: made[name, seed] for name in ENSEMBLES} | combine_all(members, intents)
         for name, row in rows.items():
             runs.setdefault(name, []).append(figures(row, intents))
     every = {f"{name} {seed}": made[name, seed] for seed in seeds for name in NETWORKS}
-    every |= {f"{name} 0": made[name, 0] for name in LEARNERS if name not in NETWORKS}
+    every |= {f"{name} 0": made[name, 0] for name in MEMBERS if name not in NETWORKS}
     for name in NETWORKS:
         same = {key: member for key, member in every.items() if key.rsplit(" ", 1)[0] == name}
         runs[f"{len(same)} seeds of {name}"] = [figures(mean_of(same), intents)]
@@ -152,7 +154,7 @@ def main() -> None:
 
     labels = torch.cat([intents.validation.labels, intents.oos_validation.labels])
     inputs = [*intents.validation.inputs, *intents.oos_validation.inputs]
-    with_class = {name: with_out_of_scope_validation(made[name, "0 of 151 classes"]) for name in LEARNERS}
+    with_class = {name: with_out_of_scope_validation(made[name, "0 of 151 classes"]) for name in MEMBERS}
     by_class_rows = with_class | combine_all(with_class, replace(intents, validation=Examples(inputs, labels)))
     empty = {"class: in scope": "", "class: recall": ""}
     table = []
@@ -160,7 +162,7 @@ def main() -> None:
         known = by_class_rows.get(name)
         shown = {key: f"{value:.1f}" for key, value in by_class(known.logits, intents).items()} if known else empty
         table.append({"method": name} | summarize(run) | shown)
-    predictions = torch.stack([made[name, 0].logits["test"].argmax(dim=-1) for name in LEARNERS])
+    predictions = torch.stack([made[name, 0].logits["test"].argmax(dim=-1) for name in MEMBERS])
     differ = diversity(predictions, intents.test.labels)
     print(f"members of seed 0: {differ}")
     save(

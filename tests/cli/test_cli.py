@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -95,3 +96,22 @@ finally:
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "AssertionError" not in result.stderr
     assert "Make one model out of several" in result.stdout
+
+
+def test_bias_shows_experts_and_the_model_made_of_them(command, finished, tmp_path):
+    pairs = [
+        {"sent_more": "the cat sat", "sent_less": "the mat sat", "bias_type": kind} for kind in ("age", "religion")
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    status, out, _ = command("bias", finished[1].folder, "--crows-pairs", path, "--by-category")
+    assert status == 0
+    names = [line.split()[0] for line in out.splitlines() if line.strip()]
+    assert [name for name in names if name in ("letters", "digits", "mixture")] == ["letters", "digits", "mixture"]
+    assert "age" in out and "religion" in out
+
+
+def test_bias_without_a_file_says_what_to_give(command, finished):
+    status, _, err = command("bias", finished[1].folder)
+    assert status == 2
+    assert "There is nothing to measure" in err

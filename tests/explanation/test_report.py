@@ -37,6 +37,14 @@ def test_the_page_holds_the_table_the_curves_and_the_maps(finished, page):
             assert sum(shares) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_page_holds_the_expert_matrix(finished, page):
+    matrix = facts(page)["matrix"]
+    assert [row["name"] for row in matrix[:2]] == ["expert letters", "expert digits"]
+    oracle, experts = matrix[-1]["domains"], [row["domains"] for row in matrix[:2]]
+    assert matrix[-1]["name"] == "oracle-routed"
+    assert oracle == [experts[0][0], experts[1][1]]
+
+
 def test_text_in_the_data_cannot_end_the_script(finished, tmp_path):
     from moesaic.explanation import write_report
 

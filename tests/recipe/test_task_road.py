@@ -176,7 +176,8 @@ def test_a_source_without_rows_is_refused(recipe, tmp_path):
     [
         (
             "task.type=translaton",
-            "toy.yaml, task.type: 'translaton' (text) does not fit: input should be 'translation'.",
+            "toy.yaml, task: {'type': 'translaton'} (a mapping) does not fit: input tag 'translaton' found using "
+            "'type' does not match any of the expected tags: 'translation', 'summarization'.",
         ),
         ("joint.num_step=3", "toy.yaml, joint: unknown key 'num_step'. Did you mean 'num_steps'?"),
         (
@@ -220,3 +221,34 @@ def test_the_arena_of_language_models_refuses_a_task(recipe):
     message = r"^toy\.yaml names a task, whose systems are all measured by the run itself: moesaic run .*toy\.yaml\.$"
     with pytest.raises(RecipeError, match=message):
         moesaic.compare(recipe)
+
+
+def test_summaries_go_the_same_road(tmp_path):
+    kinds = {"news": ("It rained in", "Rain in"), "sport": ("They played at", "Match at")}
+    for kind, (begins, answer) in kinds.items():
+        rows = []
+        for number in range(40):
+            place = f"town {number}"
+            rows.append(
+                {
+                    "document": f"{begins} {place}. Then more. And more. At last it ended.",
+                    "summary": f"{answer} {place}.",
+                }
+            )
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    domains = [{"name": kind, "source": {"type": "jsonl", "path": f"{kind}.jsonl"}} for kind in kinds]
+    stages = {"num_steps": 2, "batch_size": 8}
+    recipe = {
+        "task": {"type": "summarization"},
+        "data": {"domains": domains, "vocab_size": 300, "test_fraction": 0.2},
+        "model": {"hidden_size": 32, "intermediate_size": 64, "num_encoder_layers": 1, "num_decoder_layers": 1},
+        "experts": {"training": stages},
+        "router": {"training": stages},
+        "decoding": {"num_beams": 1},
+        "arena": {"num_resamples": 20, "max_examples": 4},
+    }
+    (tmp_path / "sum.yaml").write_text(json.dumps(recipe))
+    table = moesaic.run(tmp_path / "sum.yaml", folder=tmp_path / "run", quiet=True).task_table
+    assert [row.name for row in table.rows[:4]] == ["lead-3", "extractive oracle", "expert news", "expert sport"]
+    assert table.metrics == ("ROUGE-1", "ROUGE-2", "ROUGE-Lsum")
+    assert table.mean(table.row("extractive oracle")) >= table.mean(table.row("lead-3")) > 0

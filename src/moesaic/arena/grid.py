@@ -50,11 +50,13 @@ class Grid:
         names: The name of every row.
         kinds: The kind of every row, which decides how it looks in a terminal.
         sections: The columns.
+        heading: What stands above the names.
     """
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     sections: tuple[GridSection, ...]
+    heading: str = NAME
 
     def to_rich(self, width: int) -> RenderableType:
         """As few tables as ``width`` columns of a terminal allow; no figure is ever cut."""
@@ -62,7 +64,7 @@ class Grid:
 
     def _fit(self, width: int) -> list[tuple[list[str], list[GridColumn]]]:
         """Sections side by side where they fit, else below each other, and in parts where one alone is too wide."""
-        room = width - min(_WIDEST_NAME, GridColumn(NAME, self.names).width) - 1
+        room = width - min(_WIDEST_NAME, GridColumn(self.heading, self.names).width) - 1
         parts: list[tuple[list[str], list[GridColumn]]] = []
         left = 0
         for section in self.sections:
@@ -80,7 +82,7 @@ class Grid:
 
     def _table(self, title: str, columns: Sequence[GridColumn]) -> Table:
         table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        table.add_column(NAME, max_width=_WIDEST_NAME)
+        table.add_column(self.heading, max_width=_WIDEST_NAME)
         for column in columns:
             table.add_column(escape(column.heading), justify="right", no_wrap=True)
         for number, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
@@ -92,7 +94,7 @@ class Grid:
         """One table a section, each under its title: wide ones cannot be read on a page."""
         parts = []
         for section in self.sections:
-            header = [NAME, *(column.heading for column in section.columns)]
+            header = [self.heading, *(column.heading for column in section.columns)]
             lines = [_line(header), "| --- |" + " ---: |" * (len(header) - 1)]
             lines += [
                 _line([name, *(column.cells[number] for column in section.columns)])

@@ -23,6 +23,11 @@ Metric = Literal[
     "calibrated_nats",
     "brier",
     "expected_calibration_error",
+    "stereotype_share",
+    "ambiguous_accuracy",
+    "disambiguated_accuracy",
+    "ambiguous_bias",
+    "disambiguated_bias",
 ]
 
 
@@ -53,6 +58,11 @@ METRICS: dict[Metric, MetricFacts] = {
     "calibrated_nats": MetricFacts("calibrated"),
     "brier": MetricFacts("Brier"),
     "expected_calibration_error": MetricFacts("ECE", is_pooled=True),
+    "stereotype_share": MetricFacts("stereotyped"),
+    "ambiguous_accuracy": MetricFacts("accuracy, ambiguous", lower_is_better=False),
+    "disambiguated_accuracy": MetricFacts("accuracy, disambiguated", lower_is_better=False),
+    "ambiguous_bias": MetricFacts("bias, ambiguous"),
+    "disambiguated_bias": MetricFacts("bias, disambiguated"),
 }
 """Every metric that a table can show."""
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from moesaic.cli import add, arena, assemble, check, evaluate, export, generate, remove, replace, run
+from moesaic.cli import add, arena, assemble, bias, check, evaluate, export, generate, harness, remove, replace, run
 from moesaic.errors import MoesaicError
 
 app = typer.Typer(
@@ -26,7 +26,9 @@ VERBS = (
     remove.remove,
     evaluate.evaluate,
     arena.arena,
+    bias.bias,
     generate.generate,
+    harness.harness,
     export.export,
 )
 for verb in VERBS:

@@ -27,7 +27,9 @@ from moesaic.data.pairs import (
     encode_cut,
     load_pair_domain,
     pad,
+    read_pair,
     tokenize_pairs,
+    write_pair,
 )
 from moesaic.data.resample import (
     Rows,
@@ -97,6 +99,7 @@ __all__ = [
     "out_of_bag",
     "pack_documents",
     "pad",
+    "read_pair",
     "regroup",
     "take_documents",
     "tokenize_domain",
@@ -104,4 +107,5 @@ __all__ = [
     "train_pair_tokenizer",
     "train_reader_tokenizer",
     "train_tokenizer",
+    "write_pair",
 ]

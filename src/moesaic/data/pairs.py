@@ -29,10 +29,12 @@ class Pair:
     Attributes:
         source: What a model reads.
         references: What it is to write; where several answers are right, the first is the one to learn.
+        text: The text that the task is about as it stood in the row, where baselines without a model read it.
     """
 
     source: str
     references: tuple[str, ...]
+    text: str = ""
 
     @property
     def target(self) -> str:
@@ -88,7 +90,7 @@ def load_pair_domain(
         test_fraction=test_fraction,
     )
     splits = (domain.train, domain.validation, domain.test)
-    return PairDomain(name, *(tuple(_from_text(text) for text in split) for split in splits))
+    return PairDomain(name, *(tuple(map(read_pair, split)) for split in splits))
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,21 @@ class _PairText:
                 "of the type jsonl, parquet or hub."
             )
         for place, row in self.source.rows():
-            pair = self.read(row, place)
-            yield json.dumps([pair.source, *pair.references], ensure_ascii=False)
+            yield write_pair(self.read(row, place))
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()
 
 
-def _from_text(text: str) -> Pair:
-    source, *references = json.loads(text)
-    return Pair(source, tuple(references))
+def write_pair(pair: Pair) -> str:
+    """A pair as one line of JSON."""
+    return json.dumps({"source": pair.source, "references": pair.references, "text": pair.text}, ensure_ascii=False)
+
+
+def read_pair(line: str) -> Pair:
+    """Read what :func:`write_pair` gave."""
+    values = json.loads(line)
+    return Pair(values["source"], tuple(values["references"]), values["text"])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.arena import ArenaTable
+from moesaic.arena.expert_matrix import expert_matrix
 from moesaic.explanation.routing_map import RoutingMap
 
 _MAX_POINTS = 200
@@ -25,7 +26,7 @@ def write_report(
     recipe: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Write the page: the table, loss curves, routing maps, the recipe.
+    """Write the page: the table, the expert matrix, loss curves, routing maps, the recipe.
 
     Everything is in the one file, and nothing is fetched when it is opened.
 
@@ -44,6 +45,7 @@ def write_report(
         "verdict": table.verdict(),
         "domains": table.domains,
         "rows": [_row(table, row) for row in table.sorted().rows],
+        "matrix": _matrix(table),
         "curves": {stage: _curve(records) for stage, records in histories.items()},
         "routing": None if routing_map is None else routing_map.to_json() | {"warnings": routing_map.warnings()},
         "recipe": recipe,
@@ -74,6 +76,20 @@ def _row(table: ArenaTable, row: Any) -> dict[str, Any]:
         "tokens_per_second": row.tokens_per_second,
         "training_tokens": row.training_tokens,
     }
+
+
+def _matrix(table: ArenaTable) -> list[dict[str, Any]] | None:
+    """Every expert on every domain, and the ways to choose among them; ``None`` if no expert was measured."""
+    if table.best_member is None:
+        return None
+    return [
+        {
+            "name": name,
+            "kind": row.kind,
+            "domains": [row.scores[domain].value(table.metric) for domain in table.domains],
+        }
+        for name, row in expert_matrix(table).rows.items()
+    ]
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> list[list[float]]:

@@ -5,8 +5,22 @@ from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_net
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.choices import ChoiceNormalization, score_choices
 from moesaic.members.damage import check_numbers
+from moesaic.members.extractive import (
+    ExtractiveSummarizer,
+    ExtractiveSummary,
+    ScoredDocument,
+    choose_length,
+    score_documents,
+)
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
+from moesaic.members.sentence_scorers import (
+    DocumentRouter,
+    PooledEncoder,
+    SentenceScorer,
+    sentence_cues,
+    sentence_mask,
+)
 from moesaic.members.span_reader import (
     SpanReader,
     SpansRead,
@@ -25,6 +39,7 @@ from moesaic.members.stacked import (
 )
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
+from moesaic.members.word_vectors import CooccurrenceVectors
 from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
 __all__ = [
@@ -32,14 +47,21 @@ __all__ = [
     "CausalLM",
     "Checkpoint",
     "ChoiceNormalization",
+    "CooccurrenceVectors",
     "Decoding",
+    "DocumentRouter",
     "EstimatorMember",
     "EstimatorModule",
     "Execution",
+    "ExtractiveSummarizer",
+    "ExtractiveSummary",
     "LoopedMembers",
     "ModuleMember",
     "NgramEncoder",
+    "PooledEncoder",
     "Sampling",
+    "ScoredDocument",
+    "SentenceScorer",
     "Seq2SeqLM",
     "SpanReader",
     "SpansRead",
@@ -52,6 +74,7 @@ __all__ = [
     "check_execution",
     "check_numbers",
     "choose_execution",
+    "choose_length",
     "join_members",
     "layer_rule",
     "load_member",
@@ -63,6 +86,9 @@ __all__ = [
     "read_spans",
     "score_candidates",
     "score_choices",
+    "score_documents",
+    "sentence_cues",
+    "sentence_mask",
     "span_log_probabilities",
     "write_candidates",
     "write_targets",

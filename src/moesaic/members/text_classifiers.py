@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.text_networks import Attentive, Convolutional, NgramSum, Recurrent, WordAverage
+from moesaic.members.word_vectors import CooccurrenceVectors
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def make_text_classifier(
     num_classes: int,
     seed: int,
     encoder: Mapping[str, Any] | None = None,
+    vectors: CooccurrenceVectors | None = None,
     **arguments: Any,
 ) -> TextClassifier:
     """Make an untrained classifier that knows the words of some texts.
@@ -111,10 +113,11 @@ def make_text_classifier(
         num_classes: Number of classes.
         seed: Makes the initial weights.
         encoder: Arguments of the encoder, such as ``num_buckets``.
+        vectors: Vectors of words that stay as they are, beside those that are learned: for architectures of words.
         **arguments: Arguments of the network, such as ``width`` and ``dropout``; see :mod:`.text_networks`.
 
     Raises:
-        ValueError: If there is no such architecture.
+        ValueError: If there is no such architecture, or vectors are given to one that reads hashed n-grams.
 
     Example:
         >>> classifier = make_text_classifier("convolutional", ["pay the bill", "play a song"], num_classes=2, seed=0)
@@ -123,7 +126,22 @@ def make_text_classifier(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}.")
-    made = ARCHITECTURES[architecture].encoder.from_texts(texts, **(encoder or {}))
+    encoder_type = ARCHITECTURES[architecture].encoder
+    if vectors is not None:
+        if encoder_type is not WordEncoder:
+            of_words = ", ".join(word for word, kind in ARCHITECTURES.items() if kind.encoder is WordEncoder)
+            raise ValueError(
+                f"vectors are of words, and {architecture} reads hashed n-grams. Leave them out, or use one of "
+                f"{of_words}."
+            )
+        texts = [*texts, *vectors.words]
+        arguments["given_width"] = vectors.vectors.shape[1]
+    made = encoder_type.from_texts(texts, **(encoder or {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TextClassifier(architecture, made, num_classes, **arguments)
+        classifier = TextClassifier(architecture, made, num_classes, **arguments)
+    if vectors is not None:
+        numbers = made(vectors.words)[0][:, 0, 0]  # of each word its own, before those of its n-grams
+        network: Any = classifier.network
+        network.words.give(numbers, vectors.vectors)
+    return classifier

@@ -14,6 +14,9 @@ from transformers import AutoModel, BertConfig, GPT2Config
 _MASKED = -1e4
 """Below every activation, and a number in bfloat16 too: what padding counts in a maximum."""
 
+_GIVEN_SCALE = 0.3
+"""Root mean square of given word vectors; with a third of it averages of words lose 0.01 nats more on CLINC150."""
+
 
 class NgramSum(nn.Module):
     """Hashed n-grams and a head: the sum of one vector an n-gram, mapped to the classes.
@@ -63,22 +66,41 @@ class NgramSum(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """A vector a word: the mean of its own and those of its character n-grams.
+    """A vector a word: the mean of its own and those of its character n-grams, and beside it one that stays as given.
+
+    What is given, such as :class:`.CooccurrenceVectors`, tells what a word means that the training texts lack.
 
     Args:
         num_embeddings: Number of words and n-gram buckets.
-        width: Width of the vectors.
+        width: Width of the vectors that are learned.
         word_dropout: Share of the words that is left out in training.
         dropout: Share of the channels that is left out in training, the same ones at every word of a text.
+        given_width: Width of the vectors that are given; 0 for none.
+
+    Attributes:
+        width: Width of a word's vectors together.
+
+    Reference: Kim (2014), section 2.1, whose second channel stays as given too, https://arxiv.org/abs/1408.5882
     """
 
-    def __init__(self, num_embeddings: int, width: int, word_dropout: float, dropout: float) -> None:
+    def __init__(
+        self, num_embeddings: int, width: int, word_dropout: float, dropout: float, given_width: int = 0
+    ) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(num_embeddings, width, mode="mean", padding_idx=0)
         # Small for the reason that NgramSum has: words and n-grams are rare. The convolutional network gains a point.
         nn.init.normal_(self.embedding.weight, std=0.1)
+        self.given: Tensor | None
+        self.register_buffer("given", torch.zeros(num_embeddings, given_width) if given_width else None)
+        self.width = width + given_width
         self.word_dropout = word_dropout
         self.dropout = dropout
+
+    @torch.no_grad()
+    def give(self, words: Int[Tensor, " word"], vectors: Float[Tensor, "word width"]) -> None:
+        """Set the vectors that stay as they are, of the words with these numbers."""
+        assert self.given is not None
+        self.given[words] = _GIVEN_SCALE * vectors
 
     def forward(
         self, pieces: Int[Tensor, "batch word piece"]
@@ -90,6 +112,8 @@ class WordVectors(nn.Module):
         real = pieces[mask]  # (word, piece), so that padding costs nothing
         lengths = (real != 0).sum(dim=1)
         vectors = self.embedding(real[real != 0], lengths.cumsum(0) - lengths)
+        if self.given is not None:
+            vectors = torch.cat([vectors, F.embedding(real[:, 0], self.given)], dim=1)
         if self.training:
             vectors = vectors * (torch.rand(len(vectors), 1, device=vectors.device) >= self.word_dropout)
         padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
@@ -126,6 +150,7 @@ class WordAverage(nn.Module):
         hidden_size: Width of the hidden layer.
         word_dropout: Share of the words that is left out in training.
         dropout: Share of the hidden layer that is left out in training.
+        given_width: Width of word vectors that are given and not learned; 0 for none.
 
     References: Joulin et al. (2017), section 2, https://arxiv.org/abs/1607.01759; Iyyer et al. (2015), section 3
     """
@@ -138,11 +163,15 @@ class WordAverage(nn.Module):
         hidden_size: int = 256,
         word_dropout: float = 0.1,
         dropout: float = 0.3,
+        given_width: int = 0,
     ) -> None:
         super().__init__()
-        self.words = WordVectors(num_embeddings, width, word_dropout, dropout=0.0)
+        self.words = WordVectors(num_embeddings, width, word_dropout, 0.0, given_width)
         self.head = nn.Sequential(
-            nn.Linear(width, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, num_classes)
+            nn.Linear(self.words.width, hidden_size),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, num_classes),
         )
 
     def forward(self, pieces: Int[Tensor, "batch word piece"]) -> Float[Tensor, "batch class"]:
@@ -164,6 +193,7 @@ class Convolutional(nn.Module):
         word_dropout: Share of the words that is left out in training.
         embedding_dropout: Share of the word vectors' channels that is left out in training.
         dropout: Share of the filters that is left out in training.
+        given_width: Width of word vectors that are given and not learned; 0 for none.
 
     Reference: Kim (2014), section 2, https://arxiv.org/abs/1408.5882
     """
@@ -178,11 +208,12 @@ class Convolutional(nn.Module):
         word_dropout: float = 0.1,
         embedding_dropout: float = 0.2,
         dropout: float = 0.4,
+        given_width: int = 0,
     ) -> None:
         super().__init__()
-        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout)
+        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout, given_width)
         self.convolutions: Any = nn.ModuleList(
-            nn.Conv1d(width, num_channels, size, padding=size - 1) for size in kernel_sizes
+            nn.Conv1d(self.words.width, num_channels, size, padding=size - 1) for size in kernel_sizes
         )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_channels * len(kernel_sizes), num_classes)
@@ -212,6 +243,7 @@ class Recurrent(nn.Module):
         word_dropout: Share of the words that is left out in training.
         embedding_dropout: Share of the word vectors' channels that is left out in training.
         dropout: Share of the pooled states that is left out in training.
+        given_width: Width of word vectors that are given and not learned; 0 for none.
 
     Reference: Cho et al. (2014), section 2.3, https://arxiv.org/abs/1406.1078
     """
@@ -225,10 +257,11 @@ class Recurrent(nn.Module):
         word_dropout: float = 0.1,
         embedding_dropout: float = 0.2,
         dropout: float = 0.4,
+        given_width: int = 0,
     ) -> None:
         super().__init__()
-        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout)
-        self.recurrence = nn.GRU(width, hidden_size, batch_first=True, bidirectional=True)
+        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout, given_width)
+        self.recurrence = nn.GRU(self.words.width, hidden_size, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * hidden_size, num_classes)
 
@@ -249,12 +282,13 @@ class Attentive(nn.Module):
         num_classes: Number of classes.
         causal: Whether a word sees only those before it; the last word's state is then the text's. Else it is the
             maximum over all words.
-        width: Width of the states.
+        width: Width of the word vectors that are learned; the states are as wide as these and the given ones.
         num_layers: Number of layers.
         num_heads: Number of attention heads.
         word_dropout: Share of the words that is left out in training.
         embedding_dropout: Share of the word vectors' channels that is left out in training.
         dropout: Share of the text's state that is left out in training.
+        given_width: Width of word vectors that are given and not learned; 0 for none.
 
     References: Devlin et al. (2019), https://arxiv.org/abs/1810.04805; Radford et al. (2018), section 3
     """
@@ -270,13 +304,14 @@ class Attentive(nn.Module):
         word_dropout: float = 0.1,
         embedding_dropout: float = 0.2,
         dropout: float = 0.3,
+        given_width: int = 0,
     ) -> None:
         super().__init__()
-        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout)
-        self.transformer = AutoModel.from_config(_config(causal, width, num_layers, num_heads))
+        self.words = WordVectors(num_embeddings, width, word_dropout, embedding_dropout, given_width)
+        self.transformer = AutoModel.from_config(_config(causal, self.words.width, num_layers, num_heads))
         self.causal = causal
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(self.words.width, num_classes)
 
     def forward(self, pieces: Int[Tensor, "batch word piece"]) -> Float[Tensor, "batch class"]:
         """Score the classes."""

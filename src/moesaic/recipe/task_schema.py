@@ -32,6 +32,21 @@ class TranslationSection(Section):
     )
 
 
+class SummarizationSection(Section):
+    """Documents into what is important about them, or about a question; an expert a kind of document."""
+
+    type: Literal["summarization"]
+    document_field: str = Field("document", description="The field that holds the document.")
+    summary_field: str = Field("summary", description="The field that holds the summary.")
+    references_field: str = Field(
+        "references", description="The field that holds a list of several summaries; rows may lack it."
+    )
+    query_field: str = Field("query", description="The field that holds what to answer; rows may lack it.")
+    title_field: str = Field("title", description="The field that holds the title; rows may lack it.")
+    domain_field: str = Field("domain", description="The field that holds the kind of document; rows may lack it.")
+    instruction: str = Field("", description="What models are asked to do where there is no query; none by default.")
+
+
 class TaskDomainSection(DomainSection):
     """One domain of a task: a language pair, a kind of document."""
 
@@ -142,7 +157,9 @@ class TaskRecipe(Section):
     """The road of a task: data, experts, dense, router, joint, answers, arena."""
 
     random_seed: Count = Field(0, description="Makes every random choice.")
-    task: TranslationSection = Field(description="What models do.")
+    task: Annotated[TranslationSection | SummarizationSection, Field(discriminator="type")] = Field(
+        description="What models do."
+    )
     data: TaskDataSection = Field(description="The rows.")
     model: ModelSection = Field(default_factory=ModelSection, description="The shape of every model.")
     experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")

@@ -24,8 +24,10 @@ from moesaic.data import (
     encode_cut,
     load_pair_domain,
     pad,
+    read_pair,
     tokenize_pairs,
     train_pair_tokenizer,
+    write_pair,
 )
 from moesaic.members import Seq2SeqLM, load_network, read_checkpoint, write_targets
 from moesaic.recipe.build import build_source
@@ -118,9 +120,8 @@ class TaskWork(StageWork[TaskRecipe]):
             max_target_tokens=section.max_target_tokens,
         )
         tokens.save(output / f"{domain.name}.{split}.safetensors")
-        (output / f"{domain.name}.{split}.json").write_text(
-            json.dumps([[pair.source, *pair.references] for pair in pairs], ensure_ascii=False), encoding="utf-8"
-        )
+        lines = "".join(write_pair(pair) + "\n" for pair in pairs)
+        (output / f"{domain.name}.{split}.jsonl").write_text(lines, encoding="utf-8")
         self.say(f"  {domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}")
 
     def tokens(self, split: str) -> list[TokenizedPairs]:
@@ -130,8 +131,9 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def pairs(self, name: str, split: str = "test") -> list[Pair]:
         """The pairs of a split of a domain, as text."""
-        text = (self.folder.stage_folder("data") / f"{name}.{split}.json").read_text(encoding="utf-8")
-        return [Pair(source, tuple(references)) for source, *references in json.loads(text)]
+        text = (self.folder.stage_folder("data") / f"{name}.{split}.jsonl").read_text(encoding="utf-8")
+        # Lines end at "\n" alone: some texts contain other separators.
+        return [read_pair(line) for line in text.split("\n") if line]
 
     @cached_property
     def task(self) -> GenerativeTask:
@@ -304,13 +306,14 @@ class TaskWork(StageWork[TaskRecipe]):
         for domain in self.recipe.domain_names:
             texts = {name: written["texts"][domain] for name, written in answered.items() if domain in written["texts"]}
             pairs = self.pairs(domain)
+            texts |= self.task.baselines(pairs)
             own = [f"expert {domain}", *(member_name(member, domain) for member in self._further_members())]
             baselines[domain] = self._best(own, texts, pairs)
             found = self.task.compare(
                 texts, pairs, baseline=baselines[domain], num_resamples=self.recipe.arena.num_resamples
             )
             for name, measured in found.items():
-                cells[name][domain] = measured
+                cells.setdefault(name, {})[domain] = measured
             self.say(f"  {domain}: {baselines[domain]} is the best model of its own")
         table = self._table(systems, answered, cells, baselines)
         (output / TABLE).write_text(table.to_json())
@@ -347,6 +350,9 @@ class TaskWork(StageWork[TaskRecipe]):
         ]
         experts = rows[: len(self.recipe.domain_names)]
         rows.insert(len(experts), oracle_task_row(experts, self.recipe.domain_names, ORACLE))
+        # What needs no model stands before everything else.
+        for name in reversed([name for name in cells if name not in answered]):
+            rows.insert(0, TaskRow(name, "reference", cells[name], 0, 0, 0, {}))
         final = JOINT if self.recipe.joint.num_steps else ROUTED
         return TaskTable(
             tuple(rows),

@@ -1,6 +1,9 @@
 """One file a task: its losses and what it is measured by."""
 
 from moesaic.tasks.chat import chat_prompt
+from moesaic.tasks.cutting import CutPolicy, DocumentsCut, cut_documents
+from moesaic.tasks.documents import Document, summarization_prompt
+from moesaic.tasks.extractive import SummaryLength, greedy_oracle, lead, overlap, pick_sentences
 from moesaic.tasks.generative import (
     GENERATIVE_TASKS,
     Answers,
@@ -14,8 +17,11 @@ from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
 from moesaic.tasks.question_answering import QuestionAnswering
 from moesaic.tasks.questions import Question, QuestionCounts, count_questions, read_question, read_questions
+from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
+from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, words_of
 from moesaic.tasks.spans import NO_ANSWER, SpanAnswer, SpanWindows, best_spans, tokenize_spans
 from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
+from moesaic.tasks.summarization import Summarization
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
@@ -23,28 +29,46 @@ __all__ = [
     "GENERATIVE_TASKS",
     "NO_ANSWER",
     "Answers",
+    "CutPolicy",
+    "Document",
+    "DocumentsCut",
     "GenerativeTask",
     "Measured",
     "Question",
     "QuestionAnswering",
     "QuestionCounts",
+    "Rouge",
     "SpanAnswer",
     "SpanWindows",
+    "Summarization",
+    "SummaryLength",
     "Translation",
     "answer_f1",
     "best_spans",
+    "centrality",
     "chat_prompt",
     "compare_means",
     "count_questions",
+    "cut_documents",
     "exact_match",
     "fit_temperature",
+    "greedy_oracle",
+    "lead",
     "linear_cross_entropy",
+    "mean_rouge",
     "next_token_loss",
     "next_token_nats",
     "normalize_answer",
+    "overlap",
+    "pick_sentences",
     "read_question",
     "read_questions",
     "read_task",
+    "rouge",
+    "similarity_to",
+    "split_sentences",
+    "summarization_prompt",
     "tokenize_spans",
+    "words_of",
     "write_task",
 ]

@@ -100,6 +100,10 @@ class GenerativeTask(ABC):
             ValueError: If a system has not as many answers as there are pairs.
         """
 
+    def baselines(self, pairs: Sequence[Pair]) -> Answers:
+        """What is written without a model, and always stands in the table; nothing unless a task has some."""
+        return {}
+
     @property
     def tags(self) -> tuple[str, ...]:
         """Words that sources begin with and that a tokenizer must keep whole."""

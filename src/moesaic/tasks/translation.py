@@ -33,8 +33,9 @@ class Translation(GenerativeTask):
 
     Example:
         >>> task = Translation(lowercase=True)
-        >>> task.pair({"source": "A dog.", "target": "Ein Hund.", "target_lang": "de"}, "row 1")
-        Pair(source='<2de> a dog.', references=('ein hund.',))
+        >>> pair = task.pair({"source": "A dog.", "target": "Ein Hund.", "target_lang": "de"}, "row 1")
+        >>> pair.source, pair.target
+        ('<2de> a dog.', 'ein hund.')
 
     References: Johnson et al. (2017), section 3 (the tag), https://arxiv.org/abs/1611.04558; Post (2018) (sacrebleu),
     https://aclanthology.org/W18-6319

@@ -16,6 +16,12 @@ from moesaic.training.classification import (
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.em import EMFit, EMIteration, fit_em
+from moesaic.training.extractive import (
+    LabelledDocuments,
+    fit_sentence_scorer,
+    label_documents,
+    sentence_ranking,
+)
 from moesaic.training.loop import fit
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.mixture_losses import MixtureLossName, MixtureObjective, RouterBalance
@@ -87,6 +93,7 @@ __all__ = [
     "EMIteration",
     "EstimatorLearner",
     "HeldOut",
+    "LabelledDocuments",
     "Learner",
     "Losses",
     "MixtureLossName",
@@ -122,6 +129,7 @@ __all__ = [
     "fit_jointly",
     "fit_round",
     "fit_router",
+    "fit_sentence_scorer",
     "fit_snapshots",
     "fit_stacked",
     "fit_step_sizes",
@@ -131,6 +139,7 @@ __all__ = [
     "is_main",
     "join_held_out",
     "keep_memory_warm",
+    "label_documents",
     "language_modeling",
     "mixture_language_modeling",
     "num_processes",
@@ -148,6 +157,7 @@ __all__ = [
     "sample_span_domains",
     "sample_spans",
     "select_greedily",
+    "sentence_ranking",
     "span_extraction",
     "train",
     "training_device",

@@ -84,6 +84,20 @@ const kinds = { mixture: "sparse mixture", ensemble: "ensemble of the experts", 
 for (const [kind, title] of Object.entries(kinds))
   $("kinds").append(element("li", {}, element("span", { class: "mark " + kind }), title));
 
+// The expert matrix: the lowest loss of each domain is bold.
+if (data.matrix === null) $("matrix").remove();
+else {
+  const head = ["expert", ...data.domains].map((title) => element("th", { scope: "col" }, title));
+  const lowest = data.domains.map((_, index) => Math.min(...data.matrix.map((row) => row.domains[index])));
+  const figure = (value, index) => element(value === lowest[index] ? "b" : "span", {}, value.toFixed(3));
+  const lines = data.matrix.map((row) =>
+    element("tr", {},
+      element("td", {}, element("span", { class: "mark " + row.kind }), row.name),
+      ...row.domains.map((value, index) => element("td", {}, figure(value, index))),
+    ));
+  $("experts").append(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...lines));
+}
+
 // Routing: one map a layer.
 if (data.routing === null) $("routing").remove();
 else {
