@@ -52,6 +52,11 @@ class QuestionAnswering(GenerativeTask):
                 "Write {{ and }} for braces that are to stand there."
             )
 
+    @property
+    def main_field(self) -> str:
+        """See :attr:`GenerativeTask.main_field`."""
+        return "question"
+
     def prompt(self, question: Question) -> str:
         """What a model reads of a question; white space around it, left by what the question does not have, is cut."""
         choices = "\n".join(question.choices)
@@ -60,7 +65,8 @@ class QuestionAnswering(GenerativeTask):
 
     def source(self, row: Mapping[str, Any], place: str) -> str:
         """See :meth:`GenerativeTask.source`; rows are those of :func:`moesaic.tasks.read_question`."""
-        return self.prompt(read_question(row, place))
+        # To be asked, a question needs no answer.
+        return self.prompt(read_question({"answers": [], "answer_index": 0, **row}, place))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
