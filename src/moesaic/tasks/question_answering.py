@@ -20,7 +20,7 @@ _SLOTS = ("question", "context", "choices")
 
 @dataclass(frozen=True)
 class QuestionAnswering(GenerativeTask):
-    r"""Answer questions in own words; an expert is usually one of a domain.
+    """Answer questions in own words; an expert is usually one of a domain.
 
     Attributes:
         template: The prompt, with ``{question}`` and, where wanted, ``{context}`` and ``{choices}`` (one a line).
@@ -33,8 +33,10 @@ class QuestionAnswering(GenerativeTask):
     Example:
         >>> task = QuestionAnswering()
         >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
-        >>> task.pair(row, "row 1")
-        Pair(source='Ann sang.\nQuestion: Who sang?\nAnswer:', references=('Ann', 'Ann did'))
+        >>> print(task.source(row, "row 1"))
+        Ann sang.
+        Question: Who sang?
+        Answer:
     """
 
     word: ClassVar[str] = "question_answering"
