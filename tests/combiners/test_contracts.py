@@ -124,4 +124,5 @@ def test_every_registered_choice_is_checked():
 
 
 def test_every_registered_combiner_is_checked():
-    assert {make().word for make, _ in CASES.values()} == set(COMBINERS)
+    # A causal model has no source: what routes by one is checked in tests/test_seq2seq_mixture.py.
+    assert {make().word for make, _ in CASES.values()} == set(COMBINERS) - {"by_source"}

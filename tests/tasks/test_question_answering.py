@@ -18,6 +18,13 @@ def test_a_row_becomes_a_prompt_and_answers():
     assert QuestionAnswering().source(ROW | {"context": ""}, "here") == "Question: Who sang?\nAnswer:"
 
 
+def test_a_question_is_asked_without_its_answer():
+    task = QuestionAnswering()
+    assert task.source({task.main_field: "Who sang?"}, "here") == "Question: Who sang?\nAnswer:"
+    unanswered = {"question": "Who?", "choices": ["Ann", "Ben"]}
+    assert QuestionAnswering(template="{question} {choices}").source(unanswered, "here") == "Who? Ann\nBen"
+
+
 def test_systems_are_compared_by_the_best_of_the_references():
     task = QuestionAnswering()
     pairs = [task.pair(ROW, "1"), task.pair(ROW | {"answers": ["in the hall"]}, "2")]

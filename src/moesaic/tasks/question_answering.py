@@ -20,7 +20,7 @@ _SLOTS = ("question", "context", "choices")
 
 @dataclass(frozen=True)
 class QuestionAnswering(GenerativeTask):
-    r"""Answer questions in own words; an expert is usually one of a domain.
+    """Answer questions in own words; an expert is usually one of a domain.
 
     Attributes:
         template: The prompt, with ``{question}`` and, where wanted, ``{context}`` and ``{choices}`` (one a line).
@@ -33,10 +33,10 @@ class QuestionAnswering(GenerativeTask):
     Example:
         >>> task = QuestionAnswering()
         >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
-        >>> task.source(row, "row 1")
-        'Ann sang.\nQuestion: Who sang?\nAnswer:'
-        >>> task.references(row, "row 1")
-        ('Ann', 'Ann did')
+        >>> print(task.source(row, "row 1"))
+        Ann sang.
+        Question: Who sang?
+        Answer:
     """
 
     word: ClassVar[str] = "question_answering"
@@ -67,7 +67,8 @@ class QuestionAnswering(GenerativeTask):
 
     def source(self, row: Mapping[str, Any], place: str) -> str:
         """See :meth:`GenerativeTask.source`; rows are those of :func:`moesaic.tasks.read_question`."""
-        return self.prompt(read_question(row, place))
+        # To be asked, a question needs no answer.
+        return self.prompt(read_question({"answers": [], "answer_index": 0, **row}, place))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
