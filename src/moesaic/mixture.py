@@ -22,7 +22,7 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import CausalLM, check_numbers
+from moesaic.members import CausalLM, build_networks, check_numbers, describe_networks, find_teams, run_together
 from moesaic.mixture_cache import MixtureCache
 from moesaic.types import Member, MixtureOutput
 
@@ -81,9 +81,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
     ) -> None:
         if isinstance(members, MixtureConfig):
             config = members
-            networks: list[nn.Module] = [
-                AutoModelForCausalLM.from_config(AutoConfig.for_model(**member)) for member in config.members or []
-            ]
+            networks: list[Any] = list(build_networks(config.members or []))
             combiner = build_combiner(**(config.combiner or {}))
             self_tokenizer = None
         else:
@@ -97,6 +95,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         self.name = name
         self.tokenizer: PreTrainedTokenizerBase | None = self_tokenizer
         self.members = nn.ModuleList(networks)
+        self.teams = find_teams(networks)
         self.combiner = combiner
         if combiner.num_members is None:
             combiner.attach(len(networks), config.vocab_size)
@@ -128,6 +127,8 @@ class Mixture(PreTrainedModel, GenerationMixin):
     ) -> MixtureOutput:
         """Run every member and combine what they say of the next token.
 
+        Members that are adapters of one backbone are run as one batch, so that its weights are read once.
+
         Args:
             input_ids: The tokens; with a cache, only those that it has not seen.
             attention_mask: 1 for tokens and 0 for padding, over the cached positions too, ``(batch, past + position)``.
@@ -145,23 +146,28 @@ class Mixture(PreTrainedModel, GenerationMixin):
         Raises:
             MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
-        past = MixtureCache([None] * len(self.members), None) if past_key_values is None else past_key_values
+        past = MixtureCache(self.teams, len(input_ids)) if past_key_values is None else past_key_values
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
-        outputs = [
-            member(**_take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
-            for member, cache, rows in zip(self.members, past.caches, past.rows, strict=True)
-        ]
-        member_logits = _stack_logits(outputs, past.rows, len(input_ids))
+        answers: list[Tensor | None] = [None] * len(self.members)
+        caches = []
+        for team, team_cache in zip(self.teams, past.caches, strict=True):
+            asked = [number for number in team if (rows := past.rows[number]) is None or len(rows)]
+            parts = [_take_rows(batch, past.rows[number]) for number in asked]
+            logits_of_team, team_cache = self._ask(asked, parts, team_cache, options)
+            caches.append(team_cache)
+            for number, logits_of_member in zip(asked, logits_of_team, strict=True):
+                answers[number] = logits_of_member
+        member_logits = _stack_logits(answers, past.rows, len(input_ids))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
         mask = _token_mask(input_ids, attention_mask)
         combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], past.state)
-        cache = self._cache(outputs, combined.state, past.rows) if use_cache else None
+        cache = self._cache(caches, combined.state, past) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
@@ -213,12 +219,25 @@ class Mixture(PreTrainedModel, GenerationMixin):
             for name, network in zip(self.member_names, self.members, strict=True)
         ]
 
-    def _cache(
-        self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
-    ) -> MixtureCache:
+    def _ask(
+        self,
+        asked: Sequence[int],
+        parts: Sequence[dict[str, Tensor | None]],
+        cache: Any,
+        options: dict[str, Any],
+    ) -> tuple[list[Tensor], Any]:
+        """Have members that can run together read a part of the batch each; returns their scores and their cache."""
+        networks: list[Any] = [self.members[number] for number in asked]
+        if not networks:
+            return [], None
+        if len(networks) > 1:
+            return run_together(networks, parts, cache, **options)
+        output = networks[0](**parts[0], past_key_values=cache, **options)
+        return [output.logits], output.past_key_values
+
+    def _cache(self, caches: Sequence[Any], state: State | None, past: MixtureCache) -> MixtureCache:
         """What the tokens that follow are read with; members that they do not depend on are left out of it."""
-        caches = [None if output is None else output.past_key_values for output in outputs]
-        cache = MixtureCache(caches, state, rows)
+        cache = MixtureCache(self.teams, past.num_texts, caches, state, past.rows)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:
             cache.keep_in_use(in_use)
@@ -234,11 +253,20 @@ class Mixture(PreTrainedModel, GenerationMixin):
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         members: Any = self.members
-        return {
-            f"members.{index}.{tied}": f"members.{index}.{source}"
+        tied = {
+            f"members.{index}.{target}": f"members.{index}.{source}"
             for index, member in enumerate(members)
-            for tied, source in member.get_expanded_tied_weights_keys().items()
+            for target, source in member.get_expanded_tied_weights_keys().items()
         }
+        shared = self._tied_weights_keys
+        return {target: shared.get(source, source) for target, source in (shared | tied).items()}
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """Tensors that several members share, with the name under which each is saved."""
+        first: dict[int, str] = {}
+        names = {name: first.setdefault(id(tensor), name) for name, tensor in self.named_parameters("", True, False)}
+        return {name: source for name, source in names.items() if name != source}
 
     def _init_weights(self, module: nn.Module) -> None:
         # Members and combiner come initialized.
@@ -308,7 +336,7 @@ def _configure(members: Sequence[Member], combiner: Combiner) -> MixtureConfig:
     configs: list[Any] = [member.network.config for member in members]
     first = configs[0]
     return MixtureConfig(
-        members=[config.to_dict() for config in configs],
+        members=describe_networks([member.network for member in members]),
         member_names=[member.name for member in members],
         combiner={"type": combiner.word, **combiner.arguments()},
         vocab_size=first.vocab_size,
@@ -336,17 +364,17 @@ def _take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None
 
 
 def _stack_logits(
-    outputs: Sequence[Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
+    answers: Sequence[Tensor | None], rows: Sequence[Int[Tensor, _] | None], batch_size: int
 ) -> Float[Tensor, "member batch position vocab"]:
     """The members' scores; zeros for texts on which a member was not run."""
-    first = next(output.logits for output in outputs if output is not None)
+    first = next(logits for logits in answers if logits is not None)
     stacked = []
-    for output, of_member in zip(outputs, rows, strict=True):
-        if of_member is None:
-            stacked.append(output.logits)
-        else:
-            logits = first.new_zeros((batch_size, *first.shape[1:]))
-            stacked.append(logits if output is None else logits.index_copy(0, of_member, output.logits))
+    for logits, of_member in zip(answers, rows, strict=True):
+        if of_member is not None:
+            spread = first.new_zeros((batch_size, *first.shape[1:]))
+            stacked.append(spread if logits is None else spread.index_copy(0, of_member, logits))
+        elif logits is not None:
+            stacked.append(logits)
     return torch.stack(stacked)
 
 

@@ -1,5 +1,22 @@
 """One model behind one small interface."""
 
+from moesaic.members.adapted import (
+    AdaptedLM,
+    adapter_members,
+    build_networks,
+    describe_networks,
+    find_teams,
+    load_adapter_members,
+    run_together,
+)
+from moesaic.members.adapter_files import load_adapter, save_adapter
+from moesaic.members.adapters import (
+    adapter_names,
+    adapter_only,
+    add_adapter,
+    check_targets,
+    merge_adapter,
+)
 from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
 from moesaic.members.damage import check_numbers
@@ -19,6 +36,7 @@ from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
+    "AdaptedLM",
     "CausalLM",
     "Checkpoint",
     "EstimatorMember",
@@ -33,16 +51,29 @@ __all__ = [
     "TextClassifier",
     "TextEncoder",
     "WordEncoder",
+    "adapter_members",
+    "adapter_names",
+    "adapter_only",
+    "add_adapter",
+    "build_networks",
     "check_execution",
     "check_numbers",
+    "check_targets",
     "choose_execution",
+    "describe_networks",
+    "find_teams",
     "join_members",
     "layer_rule",
+    "load_adapter",
+    "load_adapter_members",
     "load_member",
     "load_network",
     "make_text_classifier",
+    "merge_adapter",
     "quiet_transformers",
     "read_checkpoint",
+    "run_together",
+    "save_adapter",
     "score_candidates",
     "write_candidates",
 ]
