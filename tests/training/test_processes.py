@@ -73,3 +73,27 @@ def test_a_routed_mixture_has_the_same_weights_from_two_processes_as_from_one(tm
     assert alone.keys() == together.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=2e-5)
+
+
+def train_with_few_rows(folder):
+    # Two rows a process and three members: each step leaves some member without rows in some process.
+    inputs = torch.linspace(-2, 2, 64).unsqueeze(1)
+    examples = Examples(inputs, (inputs.squeeze(1).abs() < 1).long())
+    torch.manual_seed(0)
+    members = [ModuleMember(name, nn.Linear(1, 2)) for name in ("left", "middle", "right")]
+    router = FeatureRouter(num_features=1, num_members=3)
+    mixture = RoutedMixture(members, router, top_k=1, normalize=False)
+    options = TrainingOptions(num_steps=8, batch_size=4, learning_rate=0.05, precision="float32", checkpoint_every=0)
+    with process_group():
+        fit_jointly(mixture, examples, options, objective=MixtureObjective("competitive"))
+        if is_main():
+            save_file(mixture.state_dict(), folder / "weights.safetensors")
+
+
+def test_a_member_may_be_without_rows_in_one_of_the_processes(tmp_path):
+    train_with_few_rows(tmp_path)
+    alone = load_file(tmp_path / "weights.safetensors")
+    run_in_processes(train_with_few_rows, tmp_path)
+    together = load_file(tmp_path / "weights.safetensors")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=0, atol=2e-5)
