@@ -153,15 +153,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
-        answers: list[Tensor | None] = [None] * len(self.members)
-        caches = []
-        for team, team_cache in zip(self.teams, past.caches, strict=True):
-            asked = [number for number in team if (rows := past.rows[number]) is None or len(rows)]
-            parts = [_take_rows(batch, past.rows[number]) for number in asked]
-            logits_of_team, team_cache = self._ask(asked, parts, team_cache, options)
-            caches.append(team_cache)
-            for number, logits_of_member in zip(asked, logits_of_team, strict=True):
-                answers[number] = logits_of_member
+        answers, caches = self._ask_members(batch, past, options)
         member_logits = _stack_logits(answers, past.rows, len(input_ids))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
@@ -219,21 +211,20 @@ class Mixture(PreTrainedModel, GenerationMixin):
             for name, network in zip(self.member_names, self.members, strict=True)
         ]
 
-    def _ask(
-        self,
-        asked: Sequence[int],
-        parts: Sequence[dict[str, Tensor | None]],
-        cache: Any,
-        options: dict[str, Any],
-    ) -> tuple[list[Tensor], Any]:
-        """Have members that can run together read a part of the batch each; returns their scores and their cache."""
-        networks: list[Any] = [self.members[number] for number in asked]
-        if not networks:
-            return [], None
-        if len(networks) > 1:
-            return run_together(networks, parts, cache, **options)
-        output = networks[0](**parts[0], past_key_values=cache, **options)
-        return [output.logits], output.past_key_values
+    def _ask_members(
+        self, batch: dict[str, Tensor | None], past: MixtureCache, options: dict[str, Any]
+    ) -> tuple[list[Tensor | None], list[Any]]:
+        """Have every member read its texts, those of a team in one call; returns their scores and the teams' caches."""
+        answers: list[Tensor | None] = [None] * len(self.members)
+        caches = []
+        for team, cache in zip(self.teams, past.caches, strict=True):
+            asked = [number for number in team if (rows := past.rows[number]) is None or len(rows)]
+            parts = [_take_rows(batch, past.rows[number]) for number in asked]
+            said, cache_of_team = _ask_team([self.members[number] for number in asked], parts, cache, options)
+            caches.append(cache_of_team)
+            for number, logits in zip(asked, said, strict=True):
+                answers[number] = logits
+        return answers, caches
 
     def _cache(self, caches: Sequence[Any], state: State | None, past: MixtureCache) -> MixtureCache:
         """What the tokens that follow are read with; members that they do not depend on are left out of it."""
@@ -263,9 +254,14 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
-        """Tensors that several members share, with the name under which each is saved."""
+        """Tensors that the members of a team share, with the name under which each is saved."""
+        sharing = tuple(f"members.{number}." for team in self.teams if len(team) > 1 for number in team)
         first: dict[int, str] = {}
-        names = {name: first.setdefault(id(tensor), name) for name, tensor in self.named_parameters("", True, False)}
+        names = {
+            name: first.setdefault(id(tensor), name)
+            for name, tensor in self.named_parameters(remove_duplicate=False)
+            if name.startswith(sharing)
+        }
         return {name: source for name, source in names.items() if name != source}
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -361,6 +357,17 @@ def _take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None
     if rows is None:
         return batch
     return {name: value if value is None or len(value) == 1 else value[rows] for name, value in batch.items()}
+
+
+def _ask_team(
+    networks: Sequence[Any], parts: Sequence[dict[str, Tensor | None]], cache: Any, options: dict[str, Any]
+) -> tuple[list[Tensor], Any]:
+    if not networks:
+        return [], None
+    if len(networks) > 1:
+        return run_together(networks, parts, cache, **options)
+    output = networks[0](**parts[0], past_key_values=cache, **options)
+    return [output.logits], output.past_key_values
 
 
 def _stack_logits(

@@ -126,6 +126,13 @@ def test_a_member_that_leaves_is_not_saved(backbone, tmp_path):
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(TOKENS).logits, left(TOKENS).logits)
 
 
+def test_a_backbone_that_is_shared_across_nested_mixtures_is_not_saved_by_halves(backbone, tmp_path):
+    general, news, law = adapter_members(backbone)
+    nested = Mixture([general, Mixture([news, law], Average(), name="inner")], Average())
+    with pytest.raises(RuntimeError, match="contained shared tensors"):
+        nested.save_pretrained(tmp_path)
+
+
 def test_the_combiner_is_trained_through_the_shared_call(backbone):
     mixture = Mixture(adapter_members(backbone), Weighted())
     before = {name: tensor.clone() for name, tensor in mixture.named_parameters()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, no_type_check
@@ -216,8 +217,7 @@ def run_together(
 
     Args:
         networks: The members.
-        batches: What each reads; rows of one batch may be missing where all others have them only as one row that all
-            texts share.
+        batches: What each reads; an input with one row is that of all its texts.
         cache: The cache of all rows, in the order of the members.
         options: What the backbone takes besides.
 
@@ -237,16 +237,10 @@ def find_teams(networks: Sequence[nn.Module]) -> list[list[int]]:
     Returns:
         Positions in ``networks``, ascending, each once.
     """
-    teams: dict[int, list[int]] = {}
+    teams: dict[Any, list[int]] = {}
     for number, network in enumerate(networks):
-        key = network.backbone if isinstance(network, AdaptedLM) else network
-        teams.setdefault(id(key), []).append(number)
-    # A network that is there twice is no team.
-    return [
-        part
-        for team in teams.values()
-        for part in ([team] if isinstance(networks[team[0]], AdaptedLM) else [[number] for number in team])
-    ]
+        teams.setdefault(network.backbone if isinstance(network, AdaptedLM) else number, []).append(number)
+    return list(teams.values())
 
 
 def describe_networks(networks: Sequence[PreTrainedModel]) -> list[dict[str, Any]]:
@@ -291,8 +285,8 @@ def _configure(backbone: PreTrainedModel, adapter: str) -> AdaptedConfig:
 
 def _belongs_to_other(name: str, adapter: str) -> bool:
     """Whether a tensor is part of an adapter, and not of this one."""
-    parts = name.split(".")
-    return any(kind in parts and adapter not in parts for kind in ("lora_A", "lora_B"))
+    found = re.search(r"\.lora_[AB]\.([^.]+)\.", name)
+    return found is not None and found[1] != adapter
 
 
 def _leave_others_out(network: AdaptedLM, state: dict[str, Tensor], prefix: str, _: Any) -> None:

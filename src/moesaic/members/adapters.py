@@ -96,10 +96,10 @@ def adapter_settings(backbone: nn.Module, name: str) -> dict[str, Any]:
         ValueError: If there is no such adapter.
     """
     _check_there(name, adapter_names(backbone))
-    described = backbone.peft_config[name].to_dict()  # type: ignore[index, operator]
+    settings: Any = backbone.peft_config
     return {
         key: sorted(value) if isinstance(value, set) else value
-        for key, value in described.items()
+        for key, value in settings[name].to_dict().items()
         if key in ADAPTER_SETTINGS
     }
 
