@@ -15,6 +15,7 @@ from moesaic.members.adapters import (
     adapter_only,
     add_adapter,
     check_targets,
+    import_peft,
     merge_adapter,
 )
 from moesaic.members.causal_lm import CausalLM, load_member, load_network, quiet_transformers
@@ -62,6 +63,7 @@ __all__ = [
     "choose_execution",
     "describe_networks",
     "find_teams",
+    "import_peft",
     "join_members",
     "layer_rule",
     "load_adapter",

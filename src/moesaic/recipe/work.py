@@ -29,7 +29,16 @@ from moesaic.data import (
 from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, load_network, read_checkpoint
+from moesaic.members import (
+    CausalLM,
+    adapter_names,
+    adapter_only,
+    add_adapter,
+    load_network,
+    merge_adapter,
+    read_checkpoint,
+    save_adapter,
+)
 from moesaic.moe import RouterMethod, assemble, initialize_router, save_model, write_router
 from moesaic.recipe.build import (
     build_objective,
@@ -144,12 +153,14 @@ class Work:
         self.train(network, output, "seed", options, language_modeling, self.sampler(options))
 
     def train_expert(self, index: int, output: Path) -> None:
-        """Train a branch of the seed on one domain."""
-        section, recipe = self.recipe.experts, self.recipe
-        scales = FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        """Train a branch of the seed on one domain, or an adapter on the seed."""
+        section, recipe, name = self.recipe.experts, self.recipe, self.recipe.domain_names[index]
+        network, scales = self.load_stage("seed"), FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        if section.train == "lora":
+            add_adapter(network, name, seed=recipe.random_seed, **section.adapter.model_dump())
+            scales = adapter_only(name)
         options = build_options(section.training, recipe, scales)
-        title = f"expert-{recipe.domain_names[index]}"
-        self.train(self.load_stage("seed"), output, title, options, language_modeling, self.sampler(options, [index]))
+        self.train(network, output, f"expert-{name}", options, language_modeling, self.sampler(options, [index]))
 
     def train_dense(self, output: Path) -> None:
         """Train the seed on, on all domains, with the same tokens as experts, router and joint training together."""
@@ -180,13 +191,17 @@ class Work:
         objective: Objective,
         sampler: BatchSampler,
     ) -> None:
-        """Train a network and save it with its history."""
+        """Train a network and save it with its history; adapters are saved by themselves, and merged into it."""
         checkpoints = output / "checkpoints"
         events = self.folder.path / "tensorboard" / title
         with training_progress(title, options, self.console, events) as on_step:
             history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
         if is_main():
-            save_model(network.cpu(), output / "model")
+            network = network.cpu()
+            for name in adapter_names(network):
+                save_adapter(network, name, output / "adapter")
+                network = merge_adapter(network, name)
+            save_model(network, output / "model")
             self.tokenizer.save_pretrained(output / "model")
             (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
             shutil.rmtree(checkpoints, ignore_errors=True)
