@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, no_type_check
 
@@ -22,7 +22,15 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import CausalLM, Seq2SeqLM, check_numbers
+from moesaic.members import (
+    CausalLM,
+    Seq2SeqLM,
+    build_networks,
+    check_numbers,
+    describe_networks,
+    find_teams,
+    run_together,
+)
 from moesaic.mixture_cache import MixtureCache, Tokens, num_tokens, take_rows
 from moesaic.types import Member, MixtureOutput
 
@@ -83,9 +91,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
     ) -> None:
         if isinstance(members, MixtureConfig):
             config = members
-            networks: list[nn.Module] = [
-                self.auto_class.from_config(AutoConfig.for_model(**member)) for member in config.members or []
-            ]
+            networks: list[Any] = list(build_networks(config.members or [], self.auto_class))
             combiner = build_combiner(**(config.combiner or {}))
             self_tokenizer = None
         else:
@@ -99,6 +105,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         self.name = name
         self.tokenizer: PreTrainedTokenizerBase | None = self_tokenizer
         self.members = nn.ModuleList(networks)
+        self.teams = find_teams(networks)
         self.combiner = combiner
         if combiner.num_members is None:
             combiner.attach(len(networks), config.vocab_size)
@@ -132,6 +139,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
         With a cache, members that no text of the batch wants are left out
         (:meth:`moesaic.combiners.Combiner.members_wanted`); whoever is wanted later reads what it has missed first.
+        Members that are adapters of one backbone are a team: they run as one batch, so that its weights are read once.
 
         Args:
             input_ids: The tokens; with a cache, only those that it has not seen.
@@ -150,7 +158,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         Raises:
             MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
-        past = MixtureCache([None] * len(self.members), None) if past_key_values is None else past_key_values
+        past = MixtureCache(self.teams, len(input_ids)) if past_key_values is None else past_key_values
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
@@ -158,19 +166,19 @@ class Mixture(PreTrainedModel, GenerationMixin):
         num_read = 0 if self.combiner.reads_every_position else num_wanted
         tokens: Tokens = {"input_ids": input_ids, "position_ids": position_ids}
         read_ids, mask = input_ids[:, -num_read:], _token_mask(input_ids, attention_mask)[:, -num_read:]
-        outputs: dict[int, Any] = {}
+        answers: dict[int, Tensor] = {}
+        caches: dict[int, Any] = {}
         member_logits: Tensor | None = None
-        while asked := self._next_asked(
-            outputs, member_logits, read_ids, mask, past, num_wanted if use_cache else None
-        ):
-            for member in asked:
-                outputs[member] = self._ask(member, tokens, attention_mask, past, num_read, bool(use_cache))
-            member_logits = stack_logits(outputs, past.rows, len(input_ids))
+        while asked := self._next_asked(caches, member_logits, read_ids, mask, past, num_wanted if use_cache else None):
+            for team in asked:
+                said, caches[team] = self._ask(team, tokens, attention_mask, past, num_read, bool(use_cache))
+                answers |= said
+            member_logits = stack_logits(answers, past.rows, len(input_ids))
         assert member_logits is not None, "somebody is always asked"
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
         combined = self.combiner(member_logits, read_ids, mask, past.state)
-        cache = self._cache(outputs, tokens, combined.state, past) if use_cache else None
+        cache = self._cache(caches, tokens, combined.state, past) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
@@ -224,10 +232,9 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _configure(cls, members: Sequence[Member], combiner: Combiner) -> Any:
-        configs: list[Any] = [member.network.config for member in members]
-        first = configs[0]
+        first: Any = members[0].network.config
         return cls.config_class(
-            members=[config.to_dict() for config in configs],
+            members=describe_networks([member.network for member in members]),
             member_names=[member.name for member in members],
             combiner={"type": combiner.word, **combiner.arguments()},
             vocab_size=first.vocab_size,
@@ -244,53 +251,65 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     def _next_asked(
         self,
-        outputs: dict[int, Any],
+        asked_before: Collection[int],
         member_logits: Float[Tensor, "member batch position vocab"] | None,
         read_ids: Int[Tensor, "batch position"],
         mask: Bool[Tensor, "batch position"],
         past: MixtureCache,
         num_wanted: int | None,
     ) -> list[int]:
-        """Who is run next: all, or, where a cache lets them catch up, whom the last ``num_wanted`` positions want.
+        """Which teams run next: all, or, where a cache lets them catch up, those that ``num_wanted`` positions want.
 
-        Members are run for the whole batch, so that the positions in a cache are those of the text.
+        Teams run for the whole batch, so that the positions in a cache are those of the text.
         """
-        waiting = [member for member in past.members_in_use() if member not in outputs]
+        waiting = [team for team in range(len(self.teams)) if past.in_use(team) and team not in asked_before]
         if not waiting or num_wanted is None or self.training or torch.compiler.is_compiling():
             return waiting
         wanted = self.combiner.members_wanted(member_logits, read_ids, mask, past.state)
         if wanted is None:
             return waiting
         is_wanted = (wanted & mask.unsqueeze(-1))[:, -num_wanted:].flatten(0, 1).any(dim=0).tolist()
-        asked = [member for member in waiting if is_wanted[member]]
+        asked = [team for team in waiting if any(is_wanted[member] for member in past.in_use(team))]
         # Where a choice uses no member at all, somebody must still say how large the vocabulary is.
-        return asked if asked or outputs else waiting[:1]
+        return asked if asked or asked_before else waiting[:1]
 
     def _ask(
         self,
-        member: int,
+        team: int,
         tokens: Tokens,
         attention_mask: Tensor | None,
         past: MixtureCache,
         num_read: int,
         use_cache: bool,
-    ) -> Any:
-        """Run a member on these tokens and on what it has missed before them, of which no scores are wanted."""
-        batch = past.unread_by(member, tokens) | {"attention_mask": attention_mask}
-        rows = past.rows[member]
-        num_kept = num_read or (0 if past.unread[member] is None else num_tokens(tokens))
-        options = {"use_cache": use_cache, **({"logits_to_keep": num_kept} if num_kept else {})}
-        network = self.members[member]
-        return network(**take_rows(batch, rows), past_key_values=past.caches[member], **options)
+    ) -> tuple[dict[int, Tensor], Any]:
+        """Run a team on these tokens and on what it has missed before them, of which no scores are wanted.
 
-    def _cache(self, outputs: dict[int, Any], tokens: Tokens, state: State | None, past: MixtureCache) -> MixtureCache:
+        Returns:
+            The scores of each of its members, and its cache.
+        """
+        batch = past.unread_by(team, tokens) | {"attention_mask": attention_mask}
+        members = past.in_use(team)
+        parts = [take_rows(batch, past.rows[member]) for member in members]
+        num_kept = num_read or (0 if past.unread[team] is None else num_tokens(tokens))
+        options = {"use_cache": use_cache, **({"logits_to_keep": num_kept} if num_kept else {})}
+        networks: list[Any] = [self.members[member] for member in members]
+        if len(networks) > 1:
+            said, cache = run_together(networks, parts, past.caches[team], **options)
+        else:
+            output = networks[0](**parts[0], past_key_values=past.caches[team], **options)
+            said, cache = [output.logits], output.past_key_values
+        return dict(zip(members, said, strict=True)), cache
+
+    def _cache(
+        self, caches: Mapping[int, Any], tokens: Tokens, state: State | None, past: MixtureCache
+    ) -> MixtureCache:
         """What the tokens that follow are read with; members that they do not depend on are left out of it."""
-        cache = MixtureCache(past.caches, state, past.rows)
-        for member in past.members_in_use():
-            if member in outputs:
-                cache.caches[member] = outputs[member].past_key_values
-            else:
-                cache.unread[member] = past.unread_by(member, tokens)
+        cache = MixtureCache(self.teams, past.num_texts, past.caches, state, past.rows)
+        for team in range(len(self.teams)):
+            if team in caches:
+                cache.caches[team] = caches[team]
+            elif past.in_use(team):
+                cache.unread[team] = past.unread_by(team, tokens)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:
             cache.keep_in_use(in_use)
@@ -306,11 +325,25 @@ class Mixture(PreTrainedModel, GenerationMixin):
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         members: Any = self.members
-        return {
-            f"members.{index}.{tied}": f"members.{index}.{source}"
+        tied = {
+            f"members.{index}.{target}": f"members.{index}.{source}"
             for index, member in enumerate(members)
-            for tied, source in member.get_expanded_tied_weights_keys().items()
+            for target, source in member.get_expanded_tied_weights_keys().items()
         }
+        shared = self._tied_weights_keys
+        return {target: shared.get(source, source) for target, source in (shared | tied).items()}
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """Tensors that the members of a team share, with the name under which each is saved."""
+        sharing = tuple(f"members.{number}." for team in self.teams if len(team) > 1 for number in team)
+        first: dict[int, str] = {}
+        names = {
+            name: first.setdefault(id(tensor), name)
+            for name, tensor in self.named_parameters(remove_duplicate=False)
+            if name.startswith(sharing)
+        }
+        return {name: source for name, source in names.items() if name != source}
 
     def _init_weights(self, module: nn.Module) -> None:
         # Members and combiner come initialized.
@@ -385,17 +418,23 @@ def _token_mask(
 
 
 def stack_logits(
-    outputs: dict[int, Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
+    answers: Mapping[int, Tensor], rows: Sequence[Int[Tensor, _] | None], batch_size: int
 ) -> Float[Tensor, "member batch position vocab"]:
-    """The members' scores; zeros for texts on which a member was not run."""
-    first = next(iter(outputs.values())).logits
-    stacked = []
+    """The members' scores; zeros for texts on which a member was not run.
+
+    Args:
+        answers: The scores of the members that were run, by their positions.
+        rows: The texts of the batch on which each member is run; ``None`` for all.
+        batch_size: Number of texts.
+    """
+    first = next(iter(answers.values()))
+    shape, stacked = (batch_size, *first.shape[1:]), []
     for member, of_member in enumerate(rows):
-        logits = outputs[member].logits if member in outputs else None
-        if logits is None or of_member is not None:
-            zeros = first.new_zeros((batch_size, *first.shape[1:]))
-            logits = zeros if logits is None else zeros.index_copy(0, of_member, logits)
-        stacked.append(logits)
+        logits = answers.get(member)
+        if logits is None:
+            stacked.append(first.new_zeros(shape))
+        else:
+            stacked.append(logits if of_member is None else first.new_zeros(shape).index_copy(0, of_member, logits))
     return torch.stack(stacked)
 
 

@@ -78,7 +78,9 @@ def _members(work: Work) -> list[Stage]:
     stages = [Stage("data", partial(prepare_data, work), _data_settings(work))]
     if work.has_seed:
         stages.append(Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True))
-    expert = recipe.experts.model_dump(include={"train", "training"}) | common
+    # Where no adapters are trained, they are no part of the key: runs from before there were any stay as they are.
+    read = {"train", "training"} | ({"adapter"} if recipe.experts.train == "lora" else set())
+    expert = recipe.experts.model_dump(include=read) | common
     for index, name in enumerate(work.expert_stages):
         train = partial(work.train_expert, index)
         stages.append(Stage(name, train, expert | {"index": index}, ("data", "seed"), shared=True))

@@ -170,16 +170,33 @@ class SeedSection(Section):
         return values
 
 
+class AdapterSection(Section):
+    """The adapter of each expert, where `experts.train` is `lora`; it needs PEFT (`moesaic[adapters]`)."""
+
+    rank: PositiveInt = Field(8, description="Rank of the matrix that is added to a layer's.")
+    alpha: PositiveFloat = Field(16.0, description="Scale of that matrix, which is divided by the rank.")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="The linear layers that are adapted, in every layer of the model.",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of an adapter's inputs that are dropped while it is trained."
+    )
+
+
 class ExpertsSection(Section):
     """One expert a domain: branches of the seed, or checkpoints."""
 
     checkpoints: dict[str, str] = Field(
         default_factory=dict, description="A folder or Hub name for each domain; these experts are taken as they are."
     )
-    train: Literal["all", "feed_forward"] = Field(
+    train: Literal["all", "feed_forward", "lora"] = Field(
         "all",
         description="`all` is Branch-Train; `feed_forward` freezes all else, so that nothing needs averaging "
-        "(FlexOlmo's way).",
+        "(FlexOlmo's way); `lora` trains an adapter on the frozen seed and merges it into the expert.",
+    )
+    adapter: AdapterSection = Field(
+        default_factory=AdapterSection, description="The adapters that `train: lora` trains."
     )
     training: TrainingSection = Field(
         default_factory=lambda: TrainingSection(num_steps=150), description="Training of each expert on its domain."

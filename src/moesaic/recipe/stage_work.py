@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.data import Sampler
-from moesaic.members import load_network
+from moesaic.members import adapter_names, load_network, merge_adapter, save_adapter
 from moesaic.moe import save_model
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.folder import RunFolder
@@ -65,13 +65,17 @@ class StageWork(Generic[_Recipe]):
         objective: Objective,
         sampler: Sampler,
     ) -> None:
-        """Train a network and save it with its history."""
+        """Train a network and save it with its history; adapters are saved by themselves, and merged into it."""
         checkpoints = output / "checkpoints"
         events = self.folder.path / "tensorboard" / title
         with training_progress(title, options, self.console, events) as on_step:
             history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
         if is_main():
-            save_model(network.cpu(), output / "model")
+            network = network.cpu()
+            for name in adapter_names(network):
+                save_adapter(network, name, output / "adapter")
+                network = merge_adapter(network, name)
+            save_model(network, output / "model")
             self.tokenizer.save_pretrained(output / "model")
             (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
             shutil.rmtree(checkpoints, ignore_errors=True)

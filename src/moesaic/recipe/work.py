@@ -25,7 +25,7 @@ from moesaic.data import (
 from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, load_network, read_checkpoint
+from moesaic.members import CausalLM, adapter_only, add_adapter, load_network, read_checkpoint
 from moesaic.moe import (
     RouterMethod,
     assemble,
@@ -125,12 +125,14 @@ class Work(StageWork[Recipe]):
         self.train(network, output, "seed", options, language_modeling, self.sampler(options))
 
     def train_expert(self, index: int, output: Path) -> None:
-        """Train a branch of the seed on one domain."""
-        section, recipe = self.recipe.experts, self.recipe
-        scales = FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        """Train a branch of the seed on one domain, or an adapter on the seed."""
+        section, recipe, name = self.recipe.experts, self.recipe, self.recipe.domain_names[index]
+        network, scales = self.load_stage("seed"), FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        if section.train == "lora":
+            add_adapter(network, name, seed=recipe.random_seed, **section.adapter.model_dump())
+            scales = adapter_only(name)
         options = build_options(section.training, recipe, scales)
-        title = f"expert-{recipe.domain_names[index]}"
-        self.train(self.load_stage("seed"), output, title, options, language_modeling, self.sampler(options, [index]))
+        self.train(network, output, f"expert-{name}", options, language_modeling, self.sampler(options, [index]))
 
     def train_dense(self, output: Path) -> None:
         """Train the seed on, on all domains, with the same tokens as experts, router and joint training together."""
