@@ -158,7 +158,9 @@ class Mixture(PreTrainedModel, GenerationMixin):
         Raises:
             MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
-        past = MixtureCache(self.teams, len(input_ids)) if past_key_values is None else past_key_values
+        past = past_key_values
+        if past is None:
+            past = self._begin(input_ids, attention_mask, generates=bool(use_cache))
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
@@ -248,6 +250,18 @@ class Mixture(PreTrainedModel, GenerationMixin):
     @staticmethod
     def _generation_config(network: Any) -> GenerationConfig:
         return GenerationConfig.from_model_config(network.config)
+
+    def _begin(
+        self, input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None, *, generates: bool
+    ) -> MixtureCache:
+        """What is remembered before anything is read; where text is generated, a router may read the prompt first."""
+        past = MixtureCache(self.teams, len(input_ids))
+        if generates:
+            past.state = self.combiner.read_source(input_ids, _token_mask(input_ids, attention_mask))
+        in_use = None if past.state is None else self.combiner.members_in_use(past.state)
+        if in_use is not None:
+            past.keep_in_use(in_use)
+        return past
 
     def _next_asked(
         self,

@@ -85,10 +85,11 @@ class Combiner(nn.Module, ABC):
     def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State | None:
         """What to remember of a source text before the first token of an answer to it; ``None`` for nothing.
 
-        Only mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`).
+        Mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`), and those of causal models where they
+        generate: the prompt is then the source.
 
         Args:
-            source_ids: The tokens that the members' encoders read.
+            source_ids: The tokens that the members' encoders read, or the prompt.
             mask: False where a token is padding.
         """
         return None
