@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from string import Formatter
 from typing import Any, ClassVar
 
@@ -33,8 +33,9 @@ class QuestionAnswering(GenerativeTask):
     Example:
         >>> task = QuestionAnswering()
         >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
-        >>> task.pair(row, "row 1")
-        Pair(source='Ann sang.\nQuestion: Who sang?\nAnswer:', references=('Ann', 'Ann did'))
+        >>> pair = task.pair(row, "row 1")
+        >>> pair.source, pair.references
+        ('Ann sang.\nQuestion: Who sang?\nAnswer:', ('Ann', 'Ann did'))
     """
 
     word: ClassVar[str] = "question_answering"
@@ -52,6 +53,11 @@ class QuestionAnswering(GenerativeTask):
                 "Write {{ and }} for braces that are to stand there."
             )
 
+    @property
+    def main_field(self) -> str:
+        """See :attr:`GenerativeTask.main_field`."""
+        return "question"
+
     def prompt(self, question: Question) -> str:
         """What a model reads of a question; white space around it, left by what the question does not have, is cut."""
         choices = "\n".join(question.choices)
@@ -59,8 +65,8 @@ class QuestionAnswering(GenerativeTask):
         return filled.strip()
 
     def source(self, row: Mapping[str, Any], place: str) -> str:
-        """See :meth:`GenerativeTask.source`; rows are those of :func:`moesaic.tasks.read_question`."""
-        return self.prompt(read_question(row, place))
+        """See :meth:`GenerativeTask.source`; rows are those of :func:`read_question`, and need no answers."""
+        return self.prompt(_unanswered(row, place))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
@@ -68,6 +74,17 @@ class QuestionAnswering(GenerativeTask):
         if not answers:
             raise DataError(f"{place}: the field 'answers' is empty. Give at least one, or leave the row out.")
         return answers
+
+    def ask(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.ask`; question and context go with it, for what is taken from the context."""
+        question = _unanswered(row, place)
+        return replace(super().ask(row, place), text=question.context, details={"question": question.question})
+
+    def pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.pair`; where the answers stand in the context goes with it, too."""
+        pair = super().pair(row, place)
+        spans = [list(span) for span in read_question(row, place).spans]
+        return replace(pair, details={**pair.details, "spans": spans})
 
     def compare(
         self, answers: Answers, pairs: Sequence[Pair], *, baseline: str | None = None, num_resamples: int = 1000
@@ -97,3 +114,21 @@ class QuestionAnswering(GenerativeTask):
     def signatures(self) -> dict[str, str]:
         """See :meth:`GenerativeTask.signatures`."""
         return dict.fromkeys(self.metrics, f"SQuAD v1.1, articles of {self.language or 'en'}")
+
+
+def question_of(pair: Pair) -> Question:
+    """The question that a pair of :class:`QuestionAnswering` asks, for models that take its answer from the context.
+
+    Example:
+        >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann"]}
+        >>> question_of(QuestionAnswering().pair(row, "row 1")).spans
+        ((0, 3),)
+    """
+    spans = tuple((start, end) for start, end in pair.details.get("spans", ()))
+    return Question(pair.details["question"], pair.text, pair.references, spans)
+
+
+def _unanswered(row: Mapping[str, Any], place: str) -> Question:
+    """What is asked, of a row that may lack what is right."""
+    asked = {name: value for name, value in row.items() if name != "answer_start"}
+    return read_question({"answer_index": 0} | asked | {"answers": []}, place)
