@@ -66,13 +66,26 @@ def recipes_page(schema: type[BaseModel], head: str) -> str:
     parts = [head]
     for name, field in schema.model_fields.items():
         models = _models(field.annotation)
+        if len(models) > 1:
+            parts.append(f"## `{name}`\n\n{field.description}\n")
         if models:
-            parts += _section(models[0], name, field.description or "")
+            parts += _sections(models, name, field.description or "")
         else:
             parts.append(
                 f"## `{name}`\n\n{field.description} {_type(field.annotation).capitalize()}; {_default(field)}.\n"
             )
     return "\n".join(parts)
+
+
+def _sections(models: list[type[BaseModel]], place: str, description: str) -> list[str]:
+    """A section, or one for each kind that it may be of."""
+    if len(models) < 2:
+        return [line for model in models for line in _section(model, place, description)]
+    lines = []
+    for model in models:
+        word = get_args(model.model_fields["type"].annotation)[0]
+        lines += _section(model, f"{place}` of type `{word}", model.__doc__ or "")
+    return lines
 
 
 def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
@@ -81,11 +94,7 @@ def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
     nested: list[str] = []
     for name, field in model.model_fields.items():
         models = _models(field.annotation)
-        if len(models) == 1:
-            nested += _section(models[0], f"{place}.{name}", field.description or "")
-        for choice in models if len(models) > 1 else ():
-            word = get_args(choice.model_fields["type"].annotation)[0]
-            nested += _section(choice, f"{place}.{name}` of type `{word}", choice.__doc__ or "")
+        nested += _sections(models, f"{place}.{name}", field.description or "")
         kind = "see below" if models else _type(field.annotation)
         lines.append(f"| `{name}` | {kind} | {_default(field)} | {field.description or 'Which kind it is.'} |")
     return ["\n".join(lines) + "\n", *nested]

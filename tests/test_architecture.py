@@ -27,6 +27,7 @@ ORDER = [
     "module_mixture",
     "routed_mixture",
     "multi_task_mixture",
+    "answering",
     "training",
     "arena",
     "explanation",

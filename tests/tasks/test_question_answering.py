@@ -1,8 +1,9 @@
 import pytest
 
+from moesaic.data import read_pair, write_pair
 from moesaic.errors import CheckpointError, DataError
 from moesaic.members import Decoding, write_targets
-from moesaic.tasks import QuestionAnswering, chat_prompt, read_task, write_task
+from moesaic.tasks import Question, QuestionAnswering, chat_prompt, question_of, read_task, write_task
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 
 ROW = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
@@ -23,6 +24,13 @@ def test_a_question_is_asked_without_its_answer():
     assert task.source({task.main_field: "Who sang?"}, "here") == "Question: Who sang?\nAnswer:"
     unanswered = {"question": "Who?", "choices": ["Ann", "Ben"]}
     assert QuestionAnswering(template="{question} {choices}").source(unanswered, "here") == "Who? Ann\nBen"
+
+
+def test_a_row_without_answers_can_be_asked():
+    asked = QuestionAnswering().ask({"question": "Who sang?", "context": "Ann sang."}, "the prompt")
+    assert asked.source == "Ann sang.\nQuestion: Who sang?\nAnswer:"
+    assert question_of(asked) == Question("Who sang?", "Ann sang.", ())
+    assert read_pair(write_pair(QuestionAnswering().pair(ROW, "row 1"))).details["spans"] == [[0, 3]]
 
 
 def test_systems_are_compared_by_the_best_of_the_references():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,16 @@ class Pair:
     Attributes:
         source: What a model reads.
         references: What it is to write; where several answers are right, the first is the one to learn.
-        text: The text that the task is about as it stood in the row, where baselines without a model read it.
+        text: The text that the task is about as it stood in the row, where something is taken from it: whole sentences,
+            or a span.
+        details: What else models read that take from the text, as JSON values: the query of a document, a question and
+            where its answers stand.
     """
 
     source: str
     references: tuple[str, ...]
     text: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def target(self) -> str:
@@ -116,13 +120,16 @@ class _PairText:
 
 def write_pair(pair: Pair) -> str:
     """A pair as one line of JSON."""
-    return json.dumps({"source": pair.source, "references": pair.references, "text": pair.text}, ensure_ascii=False)
+    values: dict[str, Any] = {"source": pair.source, "references": pair.references, "text": pair.text}
+    if pair.details:
+        values["details"] = pair.details
+    return json.dumps(values, ensure_ascii=False)
 
 
 def read_pair(line: str) -> Pair:
     """Read what :func:`write_pair` gave."""
     values = json.loads(line)
-    return Pair(values["source"], tuple(values["references"]), values["text"])
+    return Pair(values["source"], tuple(values["references"]), values["text"], values.get("details", {}))
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class TokenizedPairs:
 
     def save(self, path: Path) -> None:
         """Write the tokens to a safetensors file."""
-        save_file({field.name: getattr(self, field.name) for field in fields(self)}, path)
+        save_file({part.name: getattr(self, part.name) for part in fields(self)}, path)
 
     @classmethod
     def load(cls, path: Path) -> TokenizedPairs:
@@ -249,7 +256,7 @@ class PairBatch:
 
     def take(self, rows: slice | Tensor) -> PairBatch:
         """Some of the pairs."""
-        return PairBatch(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return PairBatch(*(getattr(self, part.name)[rows] for part in fields(self)))
 
     def rows(self, first: int, end: int) -> PairBatch:
         """The pairs from one row to before another."""
@@ -257,7 +264,7 @@ class PairBatch:
 
     def to(self, device: Any) -> PairBatch:
         """The batch on another device."""
-        return PairBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return PairBatch(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from moesaic.combiners import BySource
-from moesaic.data import encode_cut
+from moesaic.answering import WritingAnswerer, load_answerer
 from moesaic.experts import fast_decoding
-from moesaic.members import CausalLM, Decoding, load_member, read_checkpoint, write_targets
+from moesaic.members import Decoding, load_member, model_folder
 from moesaic.mixture import Mixture
 from moesaic.moe import expert_names, is_sparse, watch_routing
-from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask, read_task
 from moesaic.types import Routing
 
@@ -58,7 +55,8 @@ def generate(
 ) -> Answer:
     """Continue a text with a checkpoint or a finished run's model, or do on it what the model was trained for.
 
-    A run of a task knows its task: the prompt is then the sentence to translate, for instance.
+    A run of a task knows its task: the prompt is then the sentence to translate, the document to summarize, or the
+    question.
 
     Args:
         model: Folder of a run, or of a checkpoint.
@@ -66,7 +64,7 @@ def generate(
         fields: The row's other fields, such as ``{"target_lang": "de"}``; only a model of a task has any.
         max_new_tokens: Number of tokens to write at most.
         temperature: 0 always takes the likeliest token.
-        num_beams: Beams that are searched; only by a model of a task.
+        num_beams: Beams that are searched; only by a model of a task that writes.
         seed: Makes the random choices.
 
     Returns:
@@ -75,15 +73,17 @@ def generate(
     Raises:
         CheckpointError: If there is no whole checkpoint.
         DataError: If the fields do not fit the model's task.
-        ValueError: If the checkpoint has no tokenizer, the prompt is empty, or there are fields and no task.
+        ValueError: If the checkpoint has no tokenizer, the prompt is empty, there are fields and no task, or a model
+            is to write that takes its answers from the text.
     """
+    folder = model_folder(model)
+    task = read_task(folder)
+    if task is not None:
+        decoding = Decoding(num_beams, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return _do_task(folder, task, {task.main_field: prompt, **(fields or {})}, decoding)
     member = load_member(model)
     if member.tokenizer is None:
         raise ValueError(f"{model}: there is no tokenizer, so text cannot be read.")
-    task = read_task(read_checkpoint(model).path)
-    if task is not None:
-        decoding = Decoding(num_beams, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return _do_task(member, task, {task.main_field: prompt, **(fields or {})}, decoding)
     if fields or num_beams != 1:
         raise ValueError(f"{model}: this model continues text; fields and beams are for models of a task.")
     inputs = member.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
@@ -104,24 +104,18 @@ def generate(
     return Answer(prompt, text, _shares(member.network, tokens, num_prompt_tokens))
 
 
-def _do_task(member: CausalLM, task: GenerativeTask, row: Mapping[str, str], decoding: Decoding) -> Answer:
-    source, tokenizer = task.source(row, "the prompt"), member.tokenizer
-    assert tokenizer is not None
-    max_tokens = tokenizer.model_max_length
-    [text] = write_targets(member.network, tokenizer, [source], decoding, max_source_tokens=max_tokens)
-    return Answer(source, text, _shares_of_source(member.network, tokenizer, source, max_tokens), continues=False)
-
-
-def _shares_of_source(
-    network: Any, tokenizer: PreTrainedTokenizerBase, source: str, max_tokens: int
-) -> dict[str, float]:
-    """Weight of each member in answering a source, where that is decided when it is read."""
-    if not isinstance(network, Seq2SeqMixture) or not isinstance(network.combiner, BySource):
-        return {}
-    [ids], _, _ = encode_cut([source], tokenizer, max_tokens)
-    source_ids = torch.tensor([ids])
-    weights = network.combiner.route_source(source_ids, torch.ones_like(source_ids).bool()).weights[0]
-    return dict(zip(network.member_names, weights.tolist(), strict=True))
+def _do_task(folder: Path, task: GenerativeTask, row: Mapping[str, str], decoding: Decoding) -> Answer:
+    answerer = load_answerer(folder)
+    if isinstance(answerer, WritingAnswerer):
+        answerer = replace(answerer, decoding=decoding)
+    elif decoding.num_beams > 1 or decoding.temperature:
+        raise ValueError(
+            f"{folder}: this model takes its answers from the text and writes none of its own, so it has no beams and "
+            "no temperature. Leave them out."
+        )
+    asked = task.ask(row, "the prompt")
+    [answered] = answerer.answer([asked])
+    return Answer(asked.source, answered.text, dict(answered.shares), continues=False)
 
 
 def _shares(network: Any, tokens: torch.Tensor, num_prompt_tokens: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from moesaic.members.adapters import (
 )
 from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
-from moesaic.members.checkpoints import Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.checkpoints import Checkpoint, TensorHeader, model_folder, read_checkpoint
 from moesaic.members.choices import ChoiceNormalization, score_choices
 from moesaic.members.damage import check_numbers
 from moesaic.members.extractive import (
@@ -112,6 +112,7 @@ __all__ = [
     "load_span_reader",
     "make_text_classifier",
     "merge_adapter",
+    "model_folder",
     "quiet_transformers",
     "read_checkpoint",
     "read_spans",

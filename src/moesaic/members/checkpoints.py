@@ -78,13 +78,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: If there is no such checkpoint, or it is a pickle, damaged or incomplete.
     """
-    folder = Path(path)
-    if (folder / "run.json").exists():
-        folder = folder / "model"
-        if not folder.is_dir():
-            raise CheckpointError(f"{path}: this run is not finished, so there is no model yet. Run its recipe again.")
-    if not folder.is_dir():
-        folder = _download(str(path))
+    folder = model_folder(path)
     config_file = folder / "config.json"
     if not config_file.exists():
         raise CheckpointError(f"{folder}: there is no config.json, so this is no Transformers checkpoint.")
@@ -93,6 +87,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors |= read_header(file)
     _check_index(folder, tensors)
     return Checkpoint(folder, json.loads(config_file.read_text()), tensors)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder that holds a model's files.
+
+    Args:
+        path: That folder, that of a finished run, or the name of a model on the Hub, which is then downloaded.
+
+    Raises:
+        CheckpointError: If there is none, or the run is not finished.
+    """
+    folder = Path(path)
+    if (folder / "run.json").exists():
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise CheckpointError(f"{path}: this run is not finished, so there is no model yet. Run its recipe again.")
+    return folder if folder.is_dir() else _download(str(path))
 
 
 def read_header(file: Path) -> dict[str, TensorHeader]:

@@ -125,9 +125,8 @@ def _take(
     member_names: Sequence[str] = (),
 ) -> ExtractiveSummary:
     positions = pick_sentences(document, scored.scores.tolist(), length, block_trigrams=block_trigrams)
-    sentences = tuple(document.sentences[position] for position in positions)
     weights = dict(zip(member_names, scored.weights, strict=True)) if scored.weights and member_names else {}
-    return ExtractiveSummary(sentences, positions, weights)
+    return ExtractiveSummary(document.take(positions), positions, weights)
 
 
 class ExtractiveSummarizer:

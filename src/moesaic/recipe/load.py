@@ -70,6 +70,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_consistency(recipe, path.name)
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
+        _check_model(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
     return LoadedRecipe(recipe, path, text)
@@ -158,6 +159,29 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: st
             f"{where}, experts.checkpoints: names {', '.join(checkpoints)}, but the domains are {', '.join(names)}. "
             "Give one checkpoint a domain, or none."
         )
+
+
+def _check_model(recipe: TaskRecipe, where: str) -> None:
+    """Refuse a task that models of this kind cannot do, and keys that say nothing to them."""
+    word, task = recipe.model.type, recipe.task.type
+    if task not in recipe.model.tasks:
+        raise RecipeError(
+            f"{where}, model.type: models of the type {word!r} cannot do {task}, only {', '.join(recipe.model.tasks)}. "
+            "Use encoder_decoder, whose models write."
+        )
+    for key in recipe.model.unused:
+        if _is_given(recipe, key.split(".")):
+            raise RecipeError(
+                f"{where}, {key}: this says nothing to models of the type {word!r}, which write nothing of their own. "
+                "Leave it out."
+            )
+
+
+def _is_given(section: Section, keys: Sequence[str]) -> bool:
+    first, *rest = keys
+    if first not in section.model_fields_set:
+        return False
+    return not rest or _is_given(getattr(section, first), rest)
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,6 +13,7 @@ from platform import python_version
 from typing import Any, Generic, TypeVar
 
 from rich.console import Console
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.data import Sampler
@@ -27,6 +28,7 @@ from moesaic.training import Objective, TrainingOptions, fit, is_main
 
 SPLITS = ("train", "validation", "test")
 HISTORY = "history.json"
+CHECKPOINTS = "checkpoints"
 TABLE = "table.json"
 
 _Recipe = TypeVar("_Recipe", bound=Section)
@@ -66,10 +68,7 @@ class StageWork(Generic[_Recipe]):
         sampler: Sampler,
     ) -> None:
         """Train a network and save it with its history; adapters are saved by themselves, and merged into it."""
-        checkpoints = output / "checkpoints"
-        events = self.folder.path / "tensorboard" / title
-        with training_progress(title, options, self.console, events) as on_step:
-            history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
+        self.fit(network, output, title, options, objective, sampler)
         if is_main():
             network = network.cpu()
             for name in adapter_names(network):
@@ -77,8 +76,33 @@ class StageWork(Generic[_Recipe]):
                 network = merge_adapter(network, name)
             save_model(network, output / "model")
             self.tokenizer.save_pretrained(output / "model")
-            (output / HISTORY).write_text(json.dumps([asdict(record) for record in history]))
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            self.forget_checkpoints(output)
+
+    def fit(
+        self,
+        network: nn.Module,
+        output: Path,
+        title: str,
+        options: TrainingOptions,
+        objective: Objective,
+        sampler: Sampler,
+        part: str = "",
+    ) -> None:
+        """Train a network in place, and write its history; a stage that trains several names the parts."""
+        ending = f"-{part}" if part else ""
+        checkpoints = output / CHECKPOINTS / part
+        events = self.folder.path / "tensorboard" / f"{title}{ending}"
+        with training_progress(f"{title}{ending}", options, self.console, events) as on_step:
+            history = fit(network, sampler, objective, options, checkpoint_folder=checkpoints, on_step=on_step)
+        network.cpu()
+        if is_main():
+            records = json.dumps([asdict(record) for record in history])
+            (output / (f"history{ending}.json" if part else HISTORY)).write_text(records)
+
+    @staticmethod
+    def forget_checkpoints(output: Path) -> None:
+        """Remove what a finished stage would have continued from."""
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
     def resolve(self, checkpoint: str) -> str:
         """Where a checkpoint of the recipe is."""

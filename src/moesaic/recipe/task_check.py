@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-import torch
-from transformers import MarianMTModel
-
-from moesaic.data import RowSource, train_pair_tokenizer
+from moesaic.data import RowSource
 from moesaic.errors import DataError
 from moesaic.recipe.build import build_source
+from moesaic.recipe.kinds import build_kind
 from moesaic.recipe.load import LoadedRecipe
-from moesaic.recipe.task_build import build_task, dense_steps, model_config
+from moesaic.recipe.task_build import build_task, dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe
 
 _ROWS_READ = 100
@@ -26,7 +25,7 @@ class TaskPlan:
 
     Attributes:
         recipe: Its file's name.
-        parameters: Of an expert, and of the dense model; ``None`` where the experts are given.
+        parameters: Of an expert, and of the dense model; ``None`` where the experts are given, or the data decide.
         pairs: Pairs that each training stage will read, by its name.
         problems: Everything that stands in the way, in sentences.
     """
@@ -62,7 +61,9 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
     pairs["router"] = recipe.router.training.num_steps * recipe.router.training.batch_size
     if recipe.joint.num_steps:
         pairs["joint"] = recipe.joint.num_steps * recipe.joint.batch_size
-    return TaskPlan(loaded.path.name, None if given else _count(recipe), pairs, tuple(problems))
+    kind = build_kind(recipe, loaded.path.parent, Path())
+    parameters = None if given else kind.count_parameters()
+    return TaskPlan(loaded.path.name, parameters, pairs, tuple(problems))
 
 
 def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> Iterator[str]:
@@ -79,13 +80,3 @@ def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> It
                 task.pair(domain.fields | row, place)
         except DataError as error:
             yield str(error)
-
-
-def _count(recipe: TaskRecipe) -> int:
-    """Parameters of a new model, with as many tokens as the recipe allows at most."""
-    tokenizer = train_pair_tokenizer([], recipe.data.vocab_size)
-    config = model_config(recipe.model, tokenizer, recipe)
-    config.vocab_size = config.decoder_vocab_size = recipe.data.vocab_size
-    with torch.device("meta"):
-        network = MarianMTModel(config)
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -84,6 +84,7 @@ def _data_settings(work: TaskWork) -> dict[str, Any]:
     ]
     tokenizer = next(iter(recipe.experts.checkpoints.values()), None)
     return recipe.data.model_dump() | {
+        **work.kind.data_settings,
         "task": recipe.task.model_dump(),
         "fingerprints": fingerprints,
         "tokenizer": tokenizer,

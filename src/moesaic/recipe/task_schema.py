@@ -1,10 +1,10 @@
-"""What a recipe may say of a task in which models write text: translation, for instance."""
+"""What a recipe may say of a task in which rows are answered with text: translation, for instance."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from moesaic.recipe.schema import (
     Coefficient,
@@ -47,6 +47,20 @@ class SummarizationSection(Section):
     instruction: str = Field("", description="What models are asked to do where there is no query; none by default.")
 
 
+class QuestionAnsweringSection(Section):
+    """Questions, about a text where rows have one, into short answers; an expert a domain."""
+
+    type: Literal["question_answering"]
+    template: str = Field(
+        "{context}\nQuestion: {question}\nAnswer:",
+        description="What models that write read: `{question}` and, where wanted, `{context}` and `{choices}`.",
+    )
+    language: str | None = Field(
+        None,
+        description="The language whose articles do not count in the scores; English, as SQuAD has it, if not given.",
+    )
+
+
 class TaskDomainSection(DomainSection):
     """One domain of a task: a language pair, a kind of document."""
 
@@ -79,15 +93,71 @@ class TaskDataSection(Section):
     )
 
 
-class ModelSection(Section):
+class EncoderDecoderSection(Section):
     """The shape of every expert and of the dense model: an encoder and a decoder (Marian's)."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering")
+    """Tasks that such models can do."""
+
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Keys of a recipe that say nothing to such models."""
+
+    # It is left out where settings are hashed, so that stages made before there were other kinds stay valid.
+    type: Literal["encoder_decoder"] = Field("encoder_decoder", exclude=True, description="Models that write.")
     hidden_size: PositiveInt = Field(128, description="Width of the model.")
     intermediate_size: PositiveInt = Field(256, description="Width of each feed-forward layer.")
     num_encoder_layers: PositiveInt = Field(4, description="Layers of the encoder.")
     num_decoder_layers: PositiveInt = Field(4, description="Layers of the decoder.")
     num_attention_heads: PositiveInt = Field(4, description="Attention heads of every layer.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="Share of activations dropped in training.")
+
+
+_WRITING = (
+    "data.max_source_tokens",
+    "data.max_target_tokens",
+    "decoding",
+    "experts.training.label_smoothing",
+    "router.width",
+    "router.training.label_smoothing",
+    "joint.label_smoothing",
+    "joint.router_domain_loss_coef",
+)
+"""Keys that say nothing to models which take their answers from the text."""
+
+
+class SentenceScorerSection(Section):
+    """Every expert and the dense model score the sentences of a document, and summaries are made of the best."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("summarization",)
+    unused: ClassVar[tuple[str, ...]] = (*_WRITING, "data.vocab_size")
+
+    type: Literal["sentence_scorer"]
+    features: Annotated[tuple[Literal["cues", "words"], ...], Field(min_length=1, strict=False)] = Field(
+        ("cues",),
+        description="What is read of a sentence: `cues` (its place, its length, its likeness to document, query and "
+        "title), or `words` too. Of several, each is tried, and the best on validation documents is kept.",
+    )
+    hidden_size: PositiveInt = Field(64, description="Width of the scorer.")
+    words_size: PositiveInt = Field(32, description="Numbers that the words of a sentence become.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of activations dropped in training.")
+    max_words: PositiveInt = Field(1500, description="Words of a document that are read; longer ones are cut.")
+    cut: Literal["head", "head_tail", "lead_by_query"] = Field(
+        "lead_by_query",
+        description="What is kept of documents that are too long: the beginning, beginning and end, or the sentences "
+        "most similar to the query (the beginning, where there is none).",
+    )
+
+
+def _name_default_kind(section: Any) -> Any:
+    return {"type": "encoder_decoder"} | section if isinstance(section, dict) else section
+
+
+ModelSection = Annotated[
+    EncoderDecoderSection | SentenceScorerSection,
+    Field(discriminator="type"),
+    BeforeValidator(_name_default_kind),
+]
+"""What every model of a recipe is."""
 
 
 class TaskTrainingSection(TrainingSection):
@@ -157,11 +227,14 @@ class TaskRecipe(Section):
     """The road of a task: data, experts, dense, router, joint, answers, arena."""
 
     random_seed: Count = Field(0, description="Makes every random choice.")
-    task: Annotated[TranslationSection | SummarizationSection, Field(discriminator="type")] = Field(
-        description="What models do."
-    )
+    task: Annotated[
+        TranslationSection | SummarizationSection | QuestionAnsweringSection, Field(discriminator="type")
+    ] = Field(description="What models do.")
     data: TaskDataSection = Field(description="The rows.")
-    model: ModelSection = Field(default_factory=ModelSection, description="The shape of every model.")
+    model: ModelSection = Field(
+        default_factory=EncoderDecoderSection,
+        description="What every model is; without `type`, an `encoder_decoder`.",
+    )
     experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")
     router: TaskRouterSection = Field(default_factory=TaskRouterSection, description="Who answers to which source.")
     joint: TaskJointSection = Field(

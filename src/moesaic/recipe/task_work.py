@@ -6,43 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from moesaic.answering import ANSWERERS, Answered, Answerer
 from moesaic.arena import Kind, TaskRow, TaskTable, oracle_task_row
-from moesaic.combiners import Average, BySource, Hard
-from moesaic.data import (
-    Pair,
-    PairDomain,
-    PairSampler,
-    TokenizedPairs,
-    encode_cut,
-    load_pair_domain,
-    pad,
-    read_pair,
-    tokenize_pairs,
-    train_pair_tokenizer,
-    write_pair,
-)
-from moesaic.members import Seq2SeqLM, load_network, read_checkpoint, write_targets
+from moesaic.data import Pair, PairDomain, load_pair_domain, write_pair
 from moesaic.recipe.build import build_source
+from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_split
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
-from moesaic.recipe.task_build import build_decoding, build_model, build_task, build_task_options, dense_steps
+from moesaic.recipe.task_build import build_task, dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
-from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask, read_task, write_task
-from moesaic.training import (
-    ROUTER_ONLY,
-    RoutedSequenceToSequence,
-    SequenceToSequence,
-    SourceRouting,
-    use_short_attention,
-)
+from moesaic.training import is_main
 
 ANSWERS = "answers.json"
 DENSE = "dense, same total pairs"
@@ -54,7 +34,7 @@ JOINT = "mixture, trained jointly"
 
 @dataclass(frozen=True)
 class System:
-    """Something that writes answers: one row of the table, or a part of one.
+    """Something that answers: one row of the table, or a part of one.
 
     Attributes:
         name: What it is called.
@@ -68,28 +48,33 @@ class System:
     name: str
     kind: Kind
     needs: tuple[str, ...]
-    build: Callable[[], PreTrainedModel]
+    build: Callable[[], Answerer]
     training_pairs: int
     domains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TaskWork(StageWork[TaskRecipe]):
-    """The work of a recipe for a task in which models write text."""
+    """The work of a recipe for a task in which rows are answered with text; what differs is in :attr:`kind`."""
+
+    @cached_property
+    def kind(self) -> ModelKind:
+        """What the models are."""
+        return build_kind(self.recipe, self.loaded.path.parent, self.folder.stage_folder("data"))
 
     # data
 
     def prepare_data(self, output: Path) -> None:
-        """Read the rows, train a tokenizer where no model brings one, and write the tokens of every split."""
+        """Read the rows, and write them and what models read of them."""
         domains = [self._read_domain(section) for section in self.recipe.data.domains]
         task = build_task(self.recipe).learn([pair for domain in domains for pair in domain.train])
         write_task(task, output)
-        tokenizer = self._make_tokenizer(domains, task)
-        tokenizer.model_max_length = self.recipe.data.max_source_tokens  # which the saved model then knows
-        tokenizer.save_pretrained(output / "tokenizer")
         for domain in domains:
             for split in SPLITS:
-                self._write_split(domain, split, tokenizer, output)
+                lines = "".join(write_pair(pair) + "\n" for pair in getattr(domain, split))
+                (output / f"{domain.name}.{split}.jsonl").write_text(lines, encoding="utf-8")
+        for line in self.kind.prepare(domains, task, output):
+            self.say(f"  {line}")
 
     def _read_domain(self, section: TaskDomainSection) -> PairDomain:
         task, folder = build_task(self.recipe), self.loaded.path.parent
@@ -98,47 +83,18 @@ class TaskWork(StageWork[TaskRecipe]):
             return task.pair(section.fields | dict(row), place)
 
         sources = {"source": section.source, "validation": section.validation, "test": section.test}
-        return load_pair_domain(
+        domain = load_pair_domain(
             section.name,
             read=read,
             **{use: build_source(source, folder) for use, source in sources.items() if source is not None},
             validation_fraction=self.recipe.data.validation_fraction,
             test_fraction=self.recipe.data.test_fraction,
         )
+        return replace(domain, test=domain.test[: self.recipe.arena.max_examples])
 
-    def _make_tokenizer(self, domains: Sequence[PairDomain], task: GenerativeTask) -> PreTrainedTokenizerBase:
-        brought = next(iter(self.recipe.experts.checkpoints.values()), None)
-        if brought is not None:
-            return AutoTokenizer.from_pretrained(read_checkpoint(self.resolve(brought)).path)
-        texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
-        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
-
-    def _write_split(self, domain: PairDomain, split: str, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-        section = self.recipe.data
-        pairs: tuple[Pair, ...] = getattr(domain, split)
-        if split == "test":
-            pairs = pairs[: self.recipe.arena.max_examples]
-        tokens, cut = tokenize_pairs(
-            pairs,
-            tokenizer,
-            max_source_tokens=section.max_source_tokens,
-            max_target_tokens=section.max_target_tokens,
-        )
-        tokens.save(output / f"{domain.name}.{split}.safetensors")
-        lines = "".join(write_pair(pair) + "\n" for pair in pairs)
-        (output / f"{domain.name}.{split}.jsonl").write_text(lines, encoding="utf-8")
-        self.say(f"  {domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}")
-
-    def tokens(self, split: str) -> list[TokenizedPairs]:
-        """The tokens of a split of every domain."""
-        folder = self.folder.stage_folder("data")
-        return [TokenizedPairs.load(folder / f"{name}.{split}.safetensors") for name in self.recipe.domain_names]
-
-    def pairs(self, name: str, split: str = "test") -> list[Pair]:
-        """The pairs of a split of a domain, as text."""
-        text = (self.folder.stage_folder("data") / f"{name}.{split}.jsonl").read_text(encoding="utf-8")
-        # Lines end at "\n" alone: some texts contain other separators.
-        return [read_pair(line) for line in text.split("\n") if line]
+    def pairs(self, name: str) -> list[Pair]:
+        """The pairs of a domain that systems are measured on."""
+        return read_split(self.folder.stage_folder("data"), name, "test")
 
     @cached_property
     def task(self) -> GenerativeTask:
@@ -152,8 +108,8 @@ class TaskWork(StageWork[TaskRecipe]):
     def train_expert(self, index: int, member: int, output: Path) -> None:
         """Train a model of one domain; further members of the same domain differ by their seed alone."""
         seed = self.recipe.random_seed + member
-        name = self.recipe.domain_names[index]
-        self._train_new([index], self.recipe.experts.training, f"{name}-{member + 1}", seed, output)
+        title = f"{self.recipe.domain_names[index]}-{member + 1}"
+        self._train_new([index], self.recipe.experts.training, title, seed, output)
 
     def train_dense(self, output: Path) -> None:
         """Train one model on all domains, with as many pairs as experts and joint training together."""
@@ -164,64 +120,60 @@ class TaskWork(StageWork[TaskRecipe]):
     def _train_new(
         self, domains: Sequence[int], section: TaskTrainingSection, title: str, seed: int, output: Path
     ) -> None:
-        network = build_model(self.recipe.model, self.tokenizer, self.recipe, seed)
-        sampler = self.sampler(section, seed, domains)
-        options = build_task_options(section, sampler, seed)
-        use_short_attention(network)
-        self.train(network, output, title, options, SequenceToSequence(section.label_smoothing), sampler)
+        self._save(self.kind.train(domains, section, seed, self._fit(output, title)), output)
 
     def train_router(self, output: Path) -> None:
         """Train the router on the sources of all domains; the experts stay as they are."""
-        section = self.recipe.router.training
-        sampler = self.sampler(section, self.recipe.random_seed)
-        options = build_task_options(section, sampler, self.recipe.random_seed, ROUTER_ONLY)
-        combiner = BySource(choice=Hard(), router_width=self.recipe.router.width, seed=self.recipe.random_seed)
-        mixture = Seq2SeqMixture(self.experts(), combiner)
-        self.train(mixture, output, "router", options, SourceRouting(), sampler)
-        write_task(self.task, output / "model")
+        self._save(self.kind.train_router(self.experts(), self._fit(output, "router")), output)
 
     def train_jointly(self, output: Path) -> None:
         """Train experts and router together: each expert learns what the router sends it."""
-        section = self.recipe.joint
-        sampler = self.sampler(section, self.recipe.random_seed + 1)
-        options = build_task_options(section, sampler, self.recipe.random_seed)
-        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
-        mixture = self.load_stage("router")
-        use_short_attention(mixture)
-        self.train(mixture, output, "joint", options, objective, sampler)
-        write_task(self.task, output / "model")
+        self._save(self.kind.train_jointly(self.load_answerer("router"), self._fit(output, "joint")), output)
 
-    def sampler(self, section: TaskTrainingSection, seed: int, domains: Sequence[int] | None = None) -> PairSampler:
-        """The batches of a training stage, from the training pairs of all domains or some."""
-        tokens = self.tokens("train")
-        chosen = tokens if domains is None else [tokens[index] for index in domains]
-        return PairSampler(chosen, section.batch_size, self.tokenizer.pad_token_id, seed)
+    def _fit(self, output: Path, title: str) -> Fit:
+        def fit(network: Any, sampler: Any, objective: Any, options: Any, part: str = "") -> None:
+            self.fit(network, output, title, options, objective, sampler, part)
 
-    def experts(self) -> list[Seq2SeqLM]:
-        """The experts, in the order of the domains."""
-        return [
-            Seq2SeqLM(name, load_network(path), self.tokenizer)
-            for name, path in zip(self.recipe.domain_names, self.expert_paths(), strict=True)
-        ]
+        return fit
 
-    def expert_paths(self) -> list[Path]:
-        """The experts' checkpoints, in the order of the domains."""
+    def _save(self, answerer: Answerer, output: Path) -> None:
+        """Write a trained model with the task that it does."""
+        if is_main():
+            answerer.save(output / "model")
+            write_task(self.task, output / "model")
+            self.forget_checkpoints(output)
+
+    def experts(self) -> dict[str, Answerer]:
+        """The experts by name, in the order of the domains."""
+        return dict(zip(self.recipe.domain_names, map(self.kind.load, self.expert_places()), strict=True))
+
+    def load_answerer(self, stage: str) -> Answerer:
+        """The model that a finished stage made."""
+        return self.kind.load(self.folder.stage_folder(stage) / "model")
+
+    def expert_places(self) -> list[str]:
+        """Where the experts are, in the order of the domains."""
         given = self.recipe.experts.checkpoints
         if given:
-            return [read_checkpoint(self.resolve(given[name])).path for name in self.recipe.domain_names]
-        return [self.folder.stage_folder(f"expert-{name}") / "model" for name in self.recipe.domain_names]
+            return [self.resolve(given[name]) for name in self.recipe.domain_names]
+        return [str(self.folder.stage_folder(f"expert-{name}") / "model") for name in self.recipe.domain_names]
 
     # what is compared
 
     def systems(self) -> list[System]:
-        """Everything that writes answers, in the order of the table."""
+        """Everything that answers, in the order of the table."""
         names = self.recipe.domain_names
         tokens = self._expert_pairs()
         found = [
             System(
-                f"expert {name}", "expert", self.expert_stages[index : index + 1], self._expert(index), tokens, names
+                f"expert {name}",
+                "expert",
+                self.expert_stages[index : index + 1],
+                partial(self.kind.load, place),
+                tokens,
+                names,
             )
-            for index, name in enumerate(names)
+            for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
         ]
         everything = tokens * len(names)
         found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
@@ -239,25 +191,19 @@ class TaskWork(StageWork[TaskRecipe]):
             stages = self.member_stages(index)
             for member, stage in enumerate(stages[1:], start=2):
                 found.append(System(member_name(member, name), "expert", (stage,), self._stage(stage), pairs, (name,)))
-            build = self._ensemble(stages)
+            build = partial(self._ensemble, index)
             found.append(System(ensemble_name(count, name), "ensemble", stages, build, count * pairs, (name,)))
         return found
 
-    def _expert(self, index: int) -> Callable[[], PreTrainedModel]:
-        return lambda: load_network(self.expert_paths()[index])
+    def _stage(self, stage: str) -> Callable[[], Answerer]:
+        return partial(self.load_answerer, stage)
 
-    def _stage(self, stage: str) -> Callable[[], PreTrainedModel]:
-        return lambda: self.load_stage(stage)
+    def _average(self) -> Answerer:
+        return self.kind.average(self.experts(), range(len(self.recipe.domain_names)))
 
-    def _average(self) -> PreTrainedModel:
-        return Seq2SeqMixture(self.experts(), Average()).eval()
-
-    def _ensemble(self, stages: Sequence[str]) -> Callable[[], PreTrainedModel]:
-        def build() -> PreTrainedModel:
-            members = [Seq2SeqLM(stage, self.load_stage(stage), self.tokenizer) for stage in stages]
-            return Seq2SeqMixture(members, Average()).eval()
-
-        return build
+    def _ensemble(self, index: int) -> Answerer:
+        members = {stage: self.load_answerer(stage) for stage in self.member_stages(index)}
+        return self.kind.average(members, [index])
 
     def _expert_pairs(self) -> int:
         """Pairs that an expert was trained on; 0 where it came from elsewhere."""
@@ -272,32 +218,19 @@ class TaskWork(StageWork[TaskRecipe]):
     @torch.no_grad()
     def write_answers(self, system: System, output: Path) -> None:
         """Have a system answer the test rows of its domains."""
-        network = system.build()
+        answerer = system.build()
         texts, seconds, routed = {}, {}, {}
         for name in system.domains:
-            sources = [pair.source for pair in self.pairs(name)]
+            pairs = self.pairs(name)
             started = time.perf_counter()
-            texts[name] = write_targets(
-                network,
-                self.tokenizer,
-                sources,
-                build_decoding(self.recipe),
-                max_source_tokens=self.recipe.data.max_source_tokens,
-            )
+            answers = answerer.answer(pairs)
             seconds[name] = time.perf_counter() - started
-            if isinstance(network, Seq2SeqMixture) and isinstance(network.combiner, BySource):
-                routed[name] = self._route(network, network.combiner, sources)
-        total = sum(parameter.numel() for parameter in network.parameters())
-        written = {"texts": texts, "seconds": seconds, "routed": routed, "total": total}
-        written["active"] = _active_parameters(network)
+            texts[name] = [answer.text for answer in answers]
+            if answerer.chooses_one:
+                routed[name] = _mean_shares(answers)
+        written = {"texts": texts, "seconds": seconds, "routed": routed}
+        written |= {"total": answerer.num_parameters, "active": answerer.active_parameters}
         (output / ANSWERS).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
-
-    def _route(self, mixture: Seq2SeqMixture, router: BySource, sources: Sequence[str]) -> dict[str, float]:
-        """The share of the sources that each expert gets."""
-        encoded, _, _ = encode_cut(sources, self.tokenizer, self.recipe.data.max_source_tokens)
-        source_ids, mask = pad([torch.tensor(ids) for ids in encoded], self.tokenizer.pad_token_id)
-        shares = router.route_source(source_ids, mask.bool()).weights.mean(dim=0)
-        return dict(zip(mixture.member_names, shares.tolist(), strict=True))
 
     def compare(self, folders: Sequence[Path], output: Path) -> None:
         """Score all answers, domain by domain, against the domain's best model of its own."""
@@ -384,6 +317,7 @@ class TaskWork(StageWork[TaskRecipe]):
         return _CARD.format(
             title=self.loaded.name,
             task=self.task.word,
+            library=ANSWERERS[self.recipe.model.type].library,
             experts=", ".join(self.recipe.domain_names),
             verdict=self.table.verdict(),
             table=self.table.to_markdown(),
@@ -421,18 +355,14 @@ def ensemble_name(num_members: int, domain: str) -> str:
     return f"ensemble of {num_members} ({domain})"
 
 
-def _active_parameters(network: Any) -> int:
-    """Parameters that work on one source: those of one member where a router chooses it."""
-    total = sum(parameter.numel() for parameter in network.parameters())
-    if not isinstance(network, Seq2SeqMixture) or not isinstance(network.combiner, BySource):
-        return total
-    members = [sum(parameter.numel() for parameter in member.parameters()) for member in network.members]
-    return total - sum(members) + max(members)
+def _mean_shares(answers: Sequence[Answered]) -> dict[str, float]:
+    """The share of the rows that each expert gets."""
+    return {name: sum(answer.shares[name] for answer in answers) / len(answers) for name in answers[0].shares}
 
 
 _CARD = """\
 ---
-library_name: transformers
+library_name: {library}
 tags: [moesaic, mixture-of-experts, {task}]
 ---
 

@@ -15,13 +15,13 @@ from moesaic.tasks.generative import (
 )
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
-from moesaic.tasks.question_answering import QuestionAnswering
+from moesaic.tasks.question_answering import QuestionAnswering, question_of
 from moesaic.tasks.questions import Question, QuestionCounts, count_questions, read_question, read_questions
 from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
 from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, words_of
 from moesaic.tasks.spans import NO_ANSWER, SpanAnswer, SpanWindows, best_spans, tokenize_spans
 from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
-from moesaic.tasks.summarization import Summarization
+from moesaic.tasks.summarization import Summarization, document_of
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
@@ -50,6 +50,7 @@ __all__ = [
     "compare_means",
     "count_questions",
     "cut_documents",
+    "document_of",
     "exact_match",
     "fit_temperature",
     "greedy_oracle",
@@ -61,6 +62,7 @@ __all__ = [
     "normalize_answer",
     "overlap",
     "pick_sentences",
+    "question_of",
     "read_question",
     "read_questions",
     "read_task",

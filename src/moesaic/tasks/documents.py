@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +34,10 @@ class Document:
     def sentences(self) -> tuple[str, ...]:
         """The document in sentences, or in turns; see :func:`split_sentences`."""
         return split_sentences(self.text)
+
+    def take(self, positions: Iterable[int]) -> tuple[str, ...]:
+        """Some of its sentences, such as those of a summary."""
+        return tuple(self.sentences[position] for position in positions)
 
     @property
     def source(self) -> str:

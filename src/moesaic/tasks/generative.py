@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,9 +121,13 @@ class GenerativeTask(ABC):
         """How each metric is computed, in the words of the library that does it."""
         return {}
 
+    def ask(self, row: Mapping[str, Any], place: str) -> Pair:
+        """A row that is to be answered, as a pair without references; see :meth:`source`."""
+        return Pair(self.source(row, place), ())
+
     def pair(self, row: Mapping[str, Any], place: str) -> Pair:
         """A row as a pair; see :meth:`source` and :meth:`references`."""
-        return Pair(self.source(row, place), self.references(row, place))
+        return replace(self.ask(row, place), references=self.references(row, place))
 
 
 def write_task(task: GenerativeTask, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from string import Formatter
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ _SLOTS = ("question", "context", "choices")
 
 @dataclass(frozen=True)
 class QuestionAnswering(GenerativeTask):
-    """Answer questions in own words; an expert is usually one of a domain.
+    r"""Answer questions in own words; an expert is usually one of a domain.
 
     Attributes:
         template: The prompt, with ``{question}`` and, where wanted, ``{context}`` and ``{choices}`` (one a line).
@@ -33,10 +33,9 @@ class QuestionAnswering(GenerativeTask):
     Example:
         >>> task = QuestionAnswering()
         >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
-        >>> print(task.source(row, "row 1"))
-        Ann sang.
-        Question: Who sang?
-        Answer:
+        >>> pair = task.pair(row, "row 1")
+        >>> pair.source, pair.references
+        ('Ann sang.\nQuestion: Who sang?\nAnswer:', ('Ann', 'Ann did'))
     """
 
     word: ClassVar[str] = "question_answering"
@@ -66,9 +65,8 @@ class QuestionAnswering(GenerativeTask):
         return filled.strip()
 
     def source(self, row: Mapping[str, Any], place: str) -> str:
-        """See :meth:`GenerativeTask.source`; rows are those of :func:`moesaic.tasks.read_question`."""
-        # To be asked, a question needs no answer.
-        return self.prompt(read_question({"answers": [], "answer_index": 0, **row}, place))
+        """See :meth:`GenerativeTask.source`; rows are those of :func:`read_question`, and need no answers."""
+        return self.prompt(_unanswered(row, place))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
@@ -76,6 +74,17 @@ class QuestionAnswering(GenerativeTask):
         if not answers:
             raise DataError(f"{place}: the field 'answers' is empty. Give at least one, or leave the row out.")
         return answers
+
+    def ask(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.ask`; question and context go with it, for what is taken from the context."""
+        question = _unanswered(row, place)
+        return replace(super().ask(row, place), text=question.context, details={"question": question.question})
+
+    def pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.pair`; where the answers stand in the context goes with it, too."""
+        pair = super().pair(row, place)
+        spans = [list(span) for span in read_question(row, place).spans]
+        return replace(pair, details={**pair.details, "spans": spans})
 
     def compare(
         self, answers: Answers, pairs: Sequence[Pair], *, baseline: str | None = None, num_resamples: int = 1000
@@ -105,3 +114,21 @@ class QuestionAnswering(GenerativeTask):
     def signatures(self) -> dict[str, str]:
         """See :meth:`GenerativeTask.signatures`."""
         return dict.fromkeys(self.metrics, f"SQuAD v1.1, articles of {self.language or 'en'}")
+
+
+def question_of(pair: Pair) -> Question:
+    """The question that a pair of :class:`QuestionAnswering` asks, for models that take its answer from the context.
+
+    Example:
+        >>> row = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann"]}
+        >>> question_of(QuestionAnswering().pair(row, "row 1")).spans
+        ((0, 3),)
+    """
+    spans = tuple((start, end) for start, end in pair.details.get("spans", ()))
+    return Question(pair.details["question"], pair.text, pair.references, spans)
+
+
+def _unanswered(row: Mapping[str, Any], place: str) -> Question:
+    """What is asked, of a row that may lack what is right."""
+    asked = {name: value for name, value in row.items() if name != "answer_start"}
+    return read_question({"answer_index": 0} | asked | {"answers": []}, place)

@@ -37,8 +37,9 @@ class Summarization(GenerativeTask):
 
     Example:
         >>> task = Summarization(document_field="article", summary_field="highlights", instruction="")
-        >>> task.pair({"article": "It rained. It poured.", "highlights": "Rain."}, "news.jsonl, line 1")
-        Pair(source='It rained. It poured.\n\nSummary:', references=('Rain.',), text='It rained. It poured.')
+        >>> pair = task.pair({"article": "It rained. It poured.", "highlights": "Rain."}, "news.jsonl, line 1")
+        >>> pair.source, pair.references, pair.text
+        ('It rained. It poured.\n\nSummary:', ('Rain.',), 'It rained. It poured.')
     """
 
     word: ClassVar[str] = "summarization"
@@ -78,16 +79,19 @@ class Summarization(GenerativeTask):
         others = tuple(value.strip() for value in values if value.strip())
         return others if summary in others else (summary, *others)
 
-    def pair(self, row: Mapping[str, Any], place: str) -> Pair:
-        """See :meth:`GenerativeTask.pair`; the document itself goes with it, for what is taken from it whole."""
-        return replace(super().pair(row, place), text=field(row, self.document_field, place).strip())
+    def ask(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.ask`; the document itself goes with it, for what is taken from it whole."""
+        document = self._unsummarized(row, place)
+        details = {"query": document.query, "title": document.title}
+        said = {name: text for name, text in details.items() if text}
+        return replace(super().ask(row, place), text=document.text, details=said)
 
     def baselines(self, pairs: Sequence[Pair]) -> Answers:
         """See :meth:`GenerativeTask.baselines`: the first three sentences, and the best that extraction could do."""
-        documents = [Document(pair.text, references=pair.references) for pair in pairs]
+        documents = [document_of(pair) for pair in pairs]
         return {
-            LEAD: [_sentences(document, lead(document)) for document in documents],
-            ORACLE: [_sentences(document, greedy_oracle(document)) for document in documents],
+            LEAD: ["\n".join(document.take(lead(document))) for document in documents],
+            ORACLE: ["\n".join(document.take(greedy_oracle(document))) for document in documents],
         }
 
     def compare(
@@ -128,8 +132,14 @@ class Summarization(GenerativeTask):
         return Document(text, domain=domain, query=query, title=title)
 
 
-def _sentences(document: Document, chosen: Sequence[int]) -> str:
-    return "\n".join(document.sentences[place] for place in chosen)
+def document_of(pair: Pair) -> Document:
+    """The document that a pair of :class:`Summarization` is about, for models that take sentences from it.
+
+    Example:
+        >>> document_of(Summarization().pair({"document": "It rained.", "summary": "Rain.", "query": "Why?"}, "row 1"))
+        Document(text='It rained.', references=('Rain.',), domain='', query='Why?', title='')
+    """
+    return Document(pair.text, references=pair.references, **pair.details)
 
 
 def _optional(row: Mapping[str, Any], name: str, place: str) -> str:

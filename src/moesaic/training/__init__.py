@@ -17,6 +17,7 @@ from moesaic.training.classification import (
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
 from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.extractive import (
+    DocumentSampler,
     LabelledDocuments,
     fit_sentence_scorer,
     label_documents,
@@ -90,6 +91,7 @@ __all__ = [
     "ChosenLanguageModeling",
     "Classification",
     "DocumentSample",
+    "DocumentSampler",
     "EMFit",
     "EMIteration",
     "EstimatorLearner",

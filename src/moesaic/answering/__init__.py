@@ -1,0 +1,7 @@
+"""Models, or mixtures of some, with all that they need to answer the rows of a task with text: one kind a file."""
+
+from moesaic.answering.answerer import ANSWERERS, Answered, Answerer, load_answerer
+from moesaic.answering.sentences import SentenceAnswerer
+from moesaic.answering.writing import WritingAnswerer
+
+__all__ = ["ANSWERERS", "Answered", "Answerer", "SentenceAnswerer", "WritingAnswerer", "load_answerer"]

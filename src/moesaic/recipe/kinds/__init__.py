@@ -1,0 +1,22 @@
+"""What the models of a task's recipe are: one kind a file, which its `model.type` names."""
+
+from pathlib import Path
+
+from moesaic.recipe.kinds.encoder_decoder import EncoderDecoderKind
+from moesaic.recipe.kinds.kind import Fit, ModelKind, read_split
+from moesaic.recipe.kinds.sentence_scorer import SentenceScorerKind
+from moesaic.recipe.task_schema import TaskRecipe
+
+KINDS: dict[str, type[ModelKind]] = {
+    "encoder_decoder": EncoderDecoderKind,
+    "sentence_scorer": SentenceScorerKind,
+}
+"""Registered word of every kind of model, as recipes spell it."""
+
+
+def build_kind(recipe: TaskRecipe, recipe_folder: Path, data: Path) -> ModelKind:
+    """The kind that a recipe names; for the arguments see :class:`ModelKind`."""
+    return KINDS[recipe.model.type](recipe, recipe_folder, data)
+
+
+__all__ = ["KINDS", "Fit", "ModelKind", "build_kind", "read_split"]

@@ -1,0 +1,172 @@
+"""Models with an encoder and a decoder, which write their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, MarianConfig, MarianMTModel, PreTrainedTokenizerBase
+
+from moesaic.answering import Answerer, WritingAnswerer
+from moesaic.combiners import Average, BySource, Hard
+from moesaic.data import PairDomain, PairSampler, TokenizedPairs, tokenize_pairs, train_pair_tokenizer
+from moesaic.errors import CheckpointError
+from moesaic.members import Decoding, Seq2SeqLM, load_network, read_checkpoint
+from moesaic.recipe.kinds.kind import Fit, ModelKind
+from moesaic.recipe.stage_work import SPLITS
+from moesaic.recipe.task_build import build_task_options
+from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe, TaskTrainingSection
+from moesaic.seq2seq_mixture import Seq2SeqMixture
+from moesaic.tasks import GenerativeTask
+from moesaic.training import (
+    ROUTER_ONLY,
+    RoutedSequenceToSequence,
+    SequenceToSequence,
+    SourceRouting,
+    TrainingOptions,
+    use_short_attention,
+)
+
+
+@dataclass(frozen=True)
+class EncoderDecoderKind(ModelKind):
+    """Marian models from scratch, or encoder-decoder checkpoints of Transformers; all share one tokenizer."""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that all models share."""
+        return AutoTokenizer.from_pretrained(self.data / "tokenizer")
+
+    def count_parameters(self) -> int:
+        """See :meth:`ModelKind.count_parameters`; with as many tokens as the recipe allows."""
+        config = model_config(self.recipe, train_pair_tokenizer([], self.recipe.data.vocab_size))
+        config.vocab_size = config.decoder_vocab_size = self.recipe.data.vocab_size
+        with torch.device("meta"):
+            network = MarianMTModel(config)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+        """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one, and the tokens of every split."""
+        section = self.recipe.data
+        tokenizer = self._make_tokenizer(domains, task)
+        tokenizer.model_max_length = section.max_source_tokens  # which the saved model then knows
+        tokenizer.save_pretrained(output / "tokenizer")
+        for domain in domains:
+            for split in SPLITS:
+                pairs = getattr(domain, split)
+                tokens, cut = tokenize_pairs(
+                    pairs,
+                    tokenizer,
+                    max_source_tokens=section.max_source_tokens,
+                    max_target_tokens=section.max_target_tokens,
+                )
+                tokens.save(output / f"{domain.name}.{split}.safetensors")
+                yield f"{domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}"
+
+    def _make_tokenizer(self, domains: Sequence[PairDomain], task: GenerativeTask) -> PreTrainedTokenizerBase:
+        if self.given_checkpoint is not None:
+            return AutoTokenizer.from_pretrained(read_checkpoint(self.given_checkpoint).path)
+        texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
+        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
+
+    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+        """See :meth:`ModelKind.train`."""
+        torch.manual_seed(seed)
+        network = MarianMTModel(model_config(self.recipe, self.tokenizer))
+        sampler = self._sampler(domains, section, seed)
+        use_short_attention(network)
+        fit(network, sampler, SequenceToSequence(section.label_smoothing), _options(section, sampler, seed))
+        return self._answerer(network)
+
+    def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
+        """See :meth:`ModelKind.train_router`."""
+        section, seed = self.recipe.router.training, self.recipe.random_seed
+        sampler = self._sampler(range(len(experts)), section, seed)
+        combiner = BySource(choice=Hard(), router_width=self.recipe.router.width, seed=seed)
+        mixture = Seq2SeqMixture(self._members(experts), combiner)
+        fit(mixture, sampler, SourceRouting(), _options(section, sampler, seed, ROUTER_ONLY))
+        return self._answerer(mixture)
+
+    def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
+        """See :meth:`ModelKind.train_jointly`: each expert learns what the router sends it."""
+        section, seed = self.recipe.joint, self.recipe.random_seed
+        sampler = self._sampler(range(len(self.recipe.domain_names)), section, seed + 1)
+        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
+        use_short_attention(mixture.network)
+        fit(mixture.network, sampler, objective, _options(section, sampler, seed))
+        return mixture
+
+    def average(self, members: Mapping[str, Answerer], domains: Sequence[int]) -> Answerer:
+        """See :meth:`ModelKind.average`: of the probabilities of the next token."""
+        return self._answerer(Seq2SeqMixture(self._members(members), Average()).eval())
+
+    def load(self, place: str | Path) -> Answerer:
+        """See :meth:`ModelKind.load`."""
+        folder = read_checkpoint(place).path
+        network = load_network(folder)
+        if not network.config.is_encoder_decoder:
+            raise CheckpointError(
+                f"{folder}: {network.config.model_type} has no encoder and decoder, so it cannot write an answer to a "
+                "source. Give an encoder-decoder model, such as Marian, BART or T5."
+            )
+        return self._answerer(network)
+
+    def _answerer(self, network: Any) -> WritingAnswerer:
+        section = self.recipe.decoding
+        decoding = Decoding(
+            num_beams=section.num_beams,
+            length_penalty=section.length_penalty,
+            batch_size=section.batch_size,
+            max_new_tokens=self.recipe.data.max_target_tokens,
+            seed=self.recipe.random_seed,
+        )
+        return WritingAnswerer(network, self.tokenizer, decoding)
+
+    def _members(self, answerers: Mapping[str, Answerer]) -> list[Seq2SeqLM]:
+        networks: Mapping[str, Any] = {name: answerer.network for name, answerer in answerers.items()}
+        return [Seq2SeqLM(name, network, self.tokenizer) for name, network in networks.items()]
+
+    def _sampler(self, domains: Sequence[int], section: TaskTrainingSection, seed: int) -> PairSampler:
+        names = [self.recipe.domain_names[index] for index in domains]
+        tokens = [TokenizedPairs.load(self.data / f"{name}.train.safetensors") for name in names]
+        return PairSampler(tokens, section.batch_size, self.tokenizer.pad_token_id, seed)
+
+
+def _options(
+    section: TaskTrainingSection, sampler: PairSampler, seed: int, scales: Mapping[str, float] | None = None
+) -> TrainingOptions:
+    mean_length = round(sampler.tokens_per_epoch / sampler.num_rows)  # of a source and its target
+    return build_task_options(section, seed, sequence_length=mean_length, scales=scales)
+
+
+def model_config(recipe: TaskRecipe, tokenizer: PreTrainedTokenizerBase) -> MarianConfig:
+    """The Transformers configuration of a new model."""
+    section = recipe.model
+    assert isinstance(section, EncoderDecoderSection)
+    return MarianConfig(
+        vocab_size=len(tokenizer),
+        d_model=section.hidden_size,
+        encoder_layers=section.num_encoder_layers,
+        decoder_layers=section.num_decoder_layers,
+        encoder_attention_heads=section.num_attention_heads,
+        decoder_attention_heads=section.num_attention_heads,
+        encoder_ffn_dim=section.intermediate_size,
+        decoder_ffn_dim=section.intermediate_size,
+        dropout=section.dropout,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        activation_function="relu",
+        # Room for the token that begins a target and for the one that ends it.
+        max_position_embeddings=2 + max(recipe.data.max_source_tokens, recipe.data.max_target_tokens),
+        scale_embedding=True,
+        share_encoder_decoder_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        forced_eos_token_id=tokenizer.eos_token_id,
+    )

@@ -1,0 +1,137 @@
+"""What every kind of model is to the road of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from moesaic.answering import Answerer
+from moesaic.data import Pair, PairDomain, Sampler, read_pair
+from moesaic.recipe.build import resolve_checkpoint
+from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
+from moesaic.tasks import GenerativeTask
+from moesaic.training import Objective, TrainingOptions
+
+
+class Fit(Protocol):
+    """Trains a network in place, with the stage's progress and checkpoints."""
+
+    def __call__(
+        self, network: nn.Module, sampler: Sampler, objective: Objective, options: TrainingOptions, part: str = ""
+    ) -> None:
+        """Train a network.
+
+        Args:
+            network: What is trained.
+            sampler: Gives the batch of each step.
+            objective: What is minimized.
+            options: How.
+            part: Which of a stage's networks it is, where there are several.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ModelKind(ABC):
+    """A kind of model: how it is prepared for, trained, combined and read back; its :class:`Answerer` does the rest.
+
+    Attributes:
+        recipe: The recipe.
+        recipe_folder: The folder that its paths start at.
+        data: The data stage's folder.
+    """
+
+    recipe: TaskRecipe
+    recipe_folder: Path
+    data: Path
+
+    @property
+    def data_settings(self) -> Mapping[str, Any]:
+        """What :meth:`prepare` depends on beside the recipe's `data` and `task`, as JSON values."""
+        return {}
+
+    @abstractmethod
+    def count_parameters(self) -> int | None:
+        """Parameters of a new model, at most; ``None`` where the data decide."""
+
+    @abstractmethod
+    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+        """Write what models read of all splits.
+
+        Args:
+            domains: The pairs.
+            task: The task, with what it took from them.
+            output: The data stage's folder while it is not finished.
+
+        Yields:
+            What the run says of it, line by line.
+        """
+
+    @abstractmethod
+    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+        """Train a new model.
+
+        Args:
+            domains: Numbers of the domains that it learns from.
+            section: How long and how.
+            seed: Makes its weights and the order of its rows.
+            fit: Does it.
+        """
+
+    @abstractmethod
+    def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
+        """Train a router that chooses one expert for each row; the experts stay as they are.
+
+        Args:
+            experts: By name, in the order of the domains.
+            fit: Does it.
+
+        Returns:
+            The mixture.
+        """
+
+    @abstractmethod
+    def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
+        """Train experts and router together, from what :meth:`train_router` returned."""
+
+    @abstractmethod
+    def average(self, members: Mapping[str, Answerer], domains: Sequence[int]) -> Answerer:
+        """All members together, each counting the same.
+
+        Args:
+            members: By name.
+            domains: Numbers of the domains that they will be asked about.
+        """
+
+    @abstractmethod
+    def load(self, place: str | Path) -> Answerer:
+        """A model that a stage has saved, or that the recipe gives.
+
+        Args:
+            place: A folder, or a Hub name.
+
+        Raises:
+            CheckpointError: If there is none, it is damaged, or it is of another kind.
+        """
+
+    @property
+    def given_checkpoint(self) -> str | None:
+        """Where the first of the given experts is; ``None`` where experts are trained."""
+        given = next(iter(self.recipe.experts.checkpoints.values()), None)
+        return None if given is None else resolve_checkpoint(given, self.recipe_folder)
+
+    def read_split(self, domain: int, split: str) -> list[Pair]:
+        """The pairs of a domain's split."""
+        return read_split(self.data, self.recipe.domain_names[domain], split)
+
+
+def read_split(data: Path, domain: str, split: str) -> list[Pair]:
+    """The pairs of a domain's split, from the data stage's folder."""
+    text = (data / f"{domain}.{split}.jsonl").read_text(encoding="utf-8")
+    # Not splitlines: some texts contain other separators.
+    return [read_pair(line) for line in text.split("\n") if line]
