@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moesaic.answering import ANSWERERS, Answered, Answerer
+from moesaic.answering import Answered, Answerer
 from moesaic.arena import Kind, TaskRow, TaskTable, oracle_task_row
 from moesaic.data import Pair, PairDomain, load_pair_domain, write_pair
 from moesaic.recipe.build import build_source
@@ -317,7 +317,7 @@ class TaskWork(StageWork[TaskRecipe]):
         return _CARD.format(
             title=self.loaded.name,
             task=self.task.word,
-            library=ANSWERERS[self.recipe.model.type].library,
+            library=self.kind.library,
             experts=", ".join(self.recipe.domain_names),
             verdict=self.table.verdict(),
             table=self.table.to_markdown(),

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -45,6 +45,9 @@ class ModelKind(ABC):
         recipe_folder: The folder that its paths start at.
         data: The data stage's folder.
     """
+
+    library: ClassVar[str] = "moesaic"
+    """What loads a saved one, as model cards name it."""
 
     recipe: TaskRecipe
     recipe_folder: Path
