@@ -69,6 +69,50 @@ def test_one_task_of_a_mixture_is_a_member_of_another():
     torch.testing.assert_close(logits, (mixture(INPUTS)["topic"].logits + members[1].network(INPUTS)) / 2)
 
 
+def test_top_k_of_all_experts_is_the_dense_mixture():
+    dense, sparse = make()(INPUTS), make(top_k=3)(INPUTS)
+    for task in dense:
+        torch.testing.assert_close(sparse[task].routing.weights, dense[task].routing.weights)
+
+
+def test_an_expert_reads_the_rows_that_some_task_sends_to_it():
+    mixture = make(top_k=1)
+    read = {}
+    for number, expert in enumerate(mixture.members):
+        expert.register_forward_pre_hook(lambda _, inputs, number=number: read.update({number: inputs[0]}))
+    outputs = mixture(INPUTS)
+    for number in range(3):
+        is_sent = torch.stack([(output.routing.top_k_index == number).any(1) for output in outputs.values()]).any(0)
+        assert torch.equal(read.get(number, INPUTS[:0]), INPUTS[is_sent])
+    for task, output in outputs.items():
+        features = torch.stack([mixture.members[chosen](row) for row, (chosen,) in zip(
+            INPUTS, output.routing.top_k_index.tolist(), strict=True
+        )])  # fmt: skip
+        torch.testing.assert_close(output.logits, mixture.heads[task](features))
+
+
+def test_a_saved_mixture_is_the_same_when_loaded(tmp_path):
+    mixture = make(regression=["length"], top_k=2, normalize=False)
+    mixture.save(tmp_path)
+    heads = {"topic": nn.Linear(8, 5), "length": nn.Linear(8, 1)}
+    loaded = MultiTaskMixture.load(tmp_path, experts(), {"topic": router(7), "length": router(8)}, heads)
+    for task, output in mixture(INPUTS).items():
+        assert torch.equal(loaded(INPUTS)[task].logits, output.logits)
+    assert (loaded.regression, loaded.top_k, loaded.normalize) == ({"length"}, 2, False)
+
+
+def test_an_encoder_that_routers_share_is_saved_once(tmp_path):
+    def shared():
+        encoder = nn.Linear(4, 2)
+        routers = {task: FeatureRouter(num_features=2, num_members=3, encoder=encoder) for task in ("a", "b")}
+        return experts(), routers, {"a": nn.Linear(8, 2), "b": nn.Linear(8, 2)}
+
+    mixture = MultiTaskMixture(*shared())
+    mixture.save(tmp_path)
+    loaded = MultiTaskMixture.load(tmp_path, *shared())
+    assert torch.equal(loaded(INPUTS)["b"].logits, mixture(INPUTS)["b"].logits)
+
+
 def test_a_mixture_prints_its_tasks():
     assert repr(make()) == "MultiTaskMixture([expert-0, expert-1, expert-2], tasks=[topic, length])"
 
@@ -121,3 +165,28 @@ def test_an_expert_that_gives_no_number_is_named():
     )
     with pytest.raises(MemberError, match=f"^{re.escape(sentence)}$"):
         mixture(INPUTS)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_top_k_beyond_the_experts_is_refused(top_k):
+    sentence = f"top_k must be from 1 to num_members (3), got {top_k}."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        make(top_k=top_k)
+
+
+def test_other_experts_or_tasks_than_were_saved_are_refused(tmp_path):
+    make().save(tmp_path)
+    routers = {"topic": router(1), "length": router(2)}
+    heads = {"topic": nn.Linear(8, 5), "length": nn.Linear(8, 1)}
+    sentence = (
+        f"{tmp_path}: the mixture was saved with the experts expert-0, expert-1, expert-2, and was given expert-0, "
+        "expert-1. Give the same experts in the same order."
+    )
+    with pytest.raises(IncompatibleMembersError, match=f"^{re.escape(sentence)}$"):
+        MultiTaskMixture.load(tmp_path, experts(2), routers, heads)
+    sentence = (
+        f"{tmp_path}: the mixture was saved with the tasks topic, length, and was given length. Give the same tasks in "
+        "the same order."
+    )
+    with pytest.raises(IncompatibleMembersError, match=f"^{re.escape(sentence)}$"):
+        MultiTaskMixture.load(tmp_path, experts(), {"length": router(2)}, {"length": heads["length"]})

@@ -56,7 +56,7 @@ def test_a_mixture_of_one_member_is_that_member(num_beams):
 
 def test_each_source_is_read_and_answered_by_the_member_that_its_router_chose(monkeypatch):
     mixture = make(BySource(choice=Hard(), seed=3))
-    chosen = mixture.combiner.route(SOURCE, MASK.bool()).weights.argmax(-1)
+    chosen = mixture.combiner.route_source(SOURCE, MASK.bool()).weights.argmax(-1)
     assert len(chosen.unique()) > 1  # else nothing would be told apart below
     read = []
     for number, network in enumerate(mixture.members):
@@ -123,11 +123,29 @@ def test_a_source_is_needed():
         mixture(input_ids=SOURCE)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_causal_members_are_chosen_by_the_prompt(num_beams):
+    members = [CausalLM(name, tiny_causal_lm(seed=seed)) for seed, name in enumerate("abc")]
+    mixture = Mixture(members, BySource(choice=Hard(), seed=1)).eval()
+    prompts = torch.tensor([[5, 17, 8, 4], [0, 9, 7, 61], [30, 22, 12, 3]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])
+    chosen = mixture.combiner.route_source(prompts, mask.bool()).weights.argmax(-1)
+    assert len(chosen.unique()) > 1
+    arguments = {"max_new_tokens": 5, "num_beams": num_beams, "do_sample": False, "pad_token_id": 0}
+    answers = mixture.generate(prompts, attention_mask=mask, **arguments)
+    for row, number in enumerate(chosen.tolist()):
+        alone = members[number].network.generate(
+            prompts[row : row + 1], attention_mask=mask[row : row + 1], **arguments
+        )[0]
+        assert torch.equal(answers[row, : len(alone)], alone)
+
+
 def test_routing_by_source_is_refused_where_there_is_none():
     causal = Mixture([CausalLM("a", tiny_causal_lm()), CausalLM("b", tiny_causal_lm(seed=1))], BySource())
     message = (
-        r"^'by_source' weighs members by a source text, and a causal model has none\. Combine encoder-decoder models "
-        r"\(moesaic\.Seq2SeqMixture\), or use 'routed', which reads the text so far\.$"
+        r"^'by_source' weighs members by a source text, which a causal model has only while it generates: the prompt\. "
+        r"To score text, use 'routed', which reads the text so far; or combine encoder-decoder models "
+        r"\(moesaic\.Seq2SeqMixture\)\.$"
     )
     with pytest.raises(ValueError, match=message):
         causal(SOURCE)

@@ -76,6 +76,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'moesaic' has no attribute {name!r}")
     importlib.import_module("moesaic.seq2seq_mixture")  # makes saved mixtures known to Transformers
     importlib.import_module("moesaic.experts")  # makes our kernels known to Transformers
+    importlib.import_module("moesaic.moe")  # makes sparse models with choices of their own known to Transformers
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, no_type_check
 
@@ -22,8 +22,16 @@ from transformers import (
 
 from moesaic.combiners import Combiner, State, build_combiner
 from moesaic.errors import IncompatibleMembersError
-from moesaic.members import CausalLM, Seq2SeqLM, check_numbers
-from moesaic.mixture_cache import MixtureCache
+from moesaic.members import (
+    CausalLM,
+    Seq2SeqLM,
+    build_networks,
+    check_numbers,
+    describe_networks,
+    find_teams,
+    run_together,
+)
+from moesaic.mixture_cache import MixtureCache, Tokens, num_tokens, take_rows
 from moesaic.types import Member, MixtureOutput
 
 
@@ -83,9 +91,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
     ) -> None:
         if isinstance(members, MixtureConfig):
             config = members
-            networks: list[nn.Module] = [
-                self.auto_class.from_config(AutoConfig.for_model(**member)) for member in config.members or []
-            ]
+            networks: list[Any] = list(build_networks(config.members or [], self.auto_class))
             combiner = build_combiner(**(config.combiner or {}))
             self_tokenizer = None
         else:
@@ -99,6 +105,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         self.name = name
         self.tokenizer: PreTrainedTokenizerBase | None = self_tokenizer
         self.members = nn.ModuleList(networks)
+        self.teams = find_teams(networks)
         self.combiner = combiner
         if combiner.num_members is None:
             combiner.attach(len(networks), config.vocab_size)
@@ -128,7 +135,11 @@ class Mixture(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> MixtureOutput:
-        """Run every member and combine what they say of the next token.
+        """Run the members and combine what they say of the next token.
+
+        With a cache, members that no text of the batch wants are left out
+        (:meth:`moesaic.combiners.Combiner.members_wanted`); whoever is wanted later reads what it has missed first.
+        Members that are adapters of one backbone are a team: they run as one batch, so that its weights are read once.
 
         Args:
             input_ids: The tokens; with a cache, only those that it has not seen.
@@ -147,23 +158,29 @@ class Mixture(PreTrainedModel, GenerationMixin):
         Raises:
             MemberError: If a member gives NaN; not while training, which looks at its loss anyway.
         """
-        past = MixtureCache([None] * len(self.members), None) if past_key_values is None else past_key_values
+        past = past_key_values
+        if past is None:
+            past = self._begin(input_ids, attention_mask, generates=bool(use_cache))
         # Members may differ in how they number padded positions, so those are made here, once, for all.
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
-        num_read = 0 if self.combiner.reads_every_position or labels is not None else logits_to_keep
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        options = {"use_cache": bool(use_cache), **({"logits_to_keep": num_read} if num_read else {})}
-        outputs = [
-            member(**take_rows(batch, rows), past_key_values=cache, **options) if rows is None or len(rows) else None
-            for member, cache, rows in zip(self.members, past.caches, past.rows, strict=True)
-        ]
-        member_logits = stack_logits(outputs, past.rows, len(input_ids))
+        num_wanted = 0 if labels is not None else logits_to_keep
+        num_read = 0 if self.combiner.reads_every_position else num_wanted
+        tokens: Tokens = {"input_ids": input_ids, "position_ids": position_ids}
+        read_ids, mask = input_ids[:, -num_read:], _token_mask(input_ids, attention_mask)[:, -num_read:]
+        answers: dict[int, Tensor] = {}
+        caches: dict[int, Any] = {}
+        member_logits: Tensor | None = None
+        while asked := self._next_asked(caches, member_logits, read_ids, mask, past, num_wanted if use_cache else None):
+            for team in asked:
+                said, caches[team] = self._ask(team, tokens, attention_mask, past, num_read, bool(use_cache))
+                answers |= said
+            member_logits = stack_logits(answers, past.rows, len(input_ids))
+        assert member_logits is not None, "somebody is always asked"
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
-        mask = _token_mask(input_ids, attention_mask)
-        combined = self.combiner(member_logits, input_ids[:, -num_read:], mask[:, -num_read:], past.state)
-        cache = self._cache(outputs, combined.state, past.rows) if use_cache else None
+        combined = self.combiner(member_logits, read_ids, mask, past.state)
+        cache = self._cache(caches, tokens, combined.state, past) if use_cache else None
         loss = None if labels is None else _next_token_loss(combined.logits, labels)
         logits = combined.logits[:, -logits_to_keep:]
         return MixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=combined.routing)
@@ -217,10 +234,9 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _configure(cls, members: Sequence[Member], combiner: Combiner) -> Any:
-        configs: list[Any] = [member.network.config for member in members]
-        first = configs[0]
+        first: Any = members[0].network.config
         return cls.config_class(
-            members=[config.to_dict() for config in configs],
+            members=describe_networks([member.network for member in members]),
             member_names=[member.name for member in members],
             combiner={"type": combiner.word, **combiner.arguments()},
             vocab_size=first.vocab_size,
@@ -235,12 +251,79 @@ class Mixture(PreTrainedModel, GenerationMixin):
     def _generation_config(network: Any) -> GenerationConfig:
         return GenerationConfig.from_model_config(network.config)
 
+    def _begin(
+        self, input_ids: Int[Tensor, "batch position"], attention_mask: Tensor | None, *, generates: bool
+    ) -> MixtureCache:
+        """What is remembered before anything is read; where text is generated, a router may read the prompt first."""
+        past = MixtureCache(self.teams, len(input_ids))
+        if generates:
+            past.state = self.combiner.read_source(input_ids, _token_mask(input_ids, attention_mask))
+        in_use = None if past.state is None else self.combiner.members_in_use(past.state)
+        if in_use is not None:
+            past.keep_in_use(in_use)
+        return past
+
+    def _next_asked(
+        self,
+        asked_before: Collection[int],
+        member_logits: Float[Tensor, "member batch position vocab"] | None,
+        read_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        past: MixtureCache,
+        num_wanted: int | None,
+    ) -> list[int]:
+        """Which teams run next: all, or, where a cache lets them catch up, those that ``num_wanted`` positions want.
+
+        Teams run for the whole batch, so that the positions in a cache are those of the text.
+        """
+        waiting = [team for team in range(len(self.teams)) if past.in_use(team) and team not in asked_before]
+        if not waiting or num_wanted is None or self.training or torch.compiler.is_compiling():
+            return waiting
+        wanted = self.combiner.members_wanted(member_logits, read_ids, mask, past.state)
+        if wanted is None:
+            return waiting
+        is_wanted = (wanted & mask.unsqueeze(-1))[:, -num_wanted:].flatten(0, 1).any(dim=0).tolist()
+        asked = [team for team in waiting if any(is_wanted[member] for member in past.in_use(team))]
+        # Where a choice uses no member at all, somebody must still say how large the vocabulary is.
+        return asked if asked or asked_before else waiting[:1]
+
+    def _ask(
+        self,
+        team: int,
+        tokens: Tokens,
+        attention_mask: Tensor | None,
+        past: MixtureCache,
+        num_read: int,
+        use_cache: bool,
+    ) -> tuple[dict[int, Tensor], Any]:
+        """Run a team on these tokens and on what it has missed before them, of which no scores are wanted.
+
+        Returns:
+            The scores of each of its members, and its cache.
+        """
+        batch = past.unread_by(team, tokens) | {"attention_mask": attention_mask}
+        members = past.in_use(team)
+        parts = [take_rows(batch, past.rows[member]) for member in members]
+        num_kept = num_read or (0 if past.unread[team] is None else num_tokens(tokens))
+        options = {"use_cache": use_cache, **({"logits_to_keep": num_kept} if num_kept else {})}
+        networks: list[Any] = [self.members[member] for member in members]
+        if len(networks) > 1:
+            said, cache = run_together(networks, parts, past.caches[team], **options)
+        else:
+            output = networks[0](**parts[0], past_key_values=past.caches[team], **options)
+            said, cache = [output.logits], output.past_key_values
+        return dict(zip(members, said, strict=True)), cache
+
     def _cache(
-        self, outputs: Sequence[Any], state: State | None, rows: Sequence[Int[Tensor, _] | None]
+        self, caches: Mapping[int, Any], tokens: Tokens, state: State | None, past: MixtureCache
     ) -> MixtureCache:
         """What the tokens that follow are read with; members that they do not depend on are left out of it."""
-        caches = [None if output is None else output.past_key_values for output in outputs]
-        cache = MixtureCache(caches, state, rows)
+        cache = MixtureCache(self.teams, past.num_texts, past.caches, state, past.rows)
+        for team in range(len(self.teams)):
+            if team in caches:
+                cache.caches[team] = caches[team]
+            elif past.in_use(team):
+                cache.unread[team] = past.unread_by(team, tokens)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:
             cache.keep_in_use(in_use)
@@ -256,11 +339,25 @@ class Mixture(PreTrainedModel, GenerationMixin):
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         members: Any = self.members
-        return {
-            f"members.{index}.{tied}": f"members.{index}.{source}"
+        tied = {
+            f"members.{index}.{target}": f"members.{index}.{source}"
             for index, member in enumerate(members)
-            for tied, source in member.get_expanded_tied_weights_keys().items()
+            for target, source in member.get_expanded_tied_weights_keys().items()
         }
+        shared = self._tied_weights_keys
+        return {target: shared.get(source, source) for target, source in (shared | tied).items()}
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """Tensors that the members of a team share, with the name under which each is saved."""
+        sharing = tuple(f"members.{number}." for team in self.teams if len(team) > 1 for number in team)
+        first: dict[int, str] = {}
+        names = {
+            name: first.setdefault(id(tensor), name)
+            for name, tensor in self.named_parameters(remove_duplicate=False)
+            if name.startswith(sharing)
+        }
+        return {name: source for name, source in names.items() if name != source}
 
     def _init_weights(self, module: nn.Module) -> None:
         # Members and combiner come initialized.
@@ -334,25 +431,24 @@ def _token_mask(
     return attention_mask[:, -input_ids.shape[1] :].bool()
 
 
-def take_rows(batch: dict[str, Tensor | None], rows: Int[Tensor, " row"] | None) -> dict[str, Tensor | None]:
-    """Some texts of a batch; what all of them share has one row, and is left as it is."""
-    if rows is None:
-        return batch
-    return {name: value if value is None or len(value) == 1 else value[rows] for name, value in batch.items()}
-
-
 def stack_logits(
-    outputs: Sequence[Any], rows: Sequence[Int[Tensor, _] | None], batch_size: int
+    answers: Mapping[int, Tensor], rows: Sequence[Int[Tensor, _] | None], batch_size: int
 ) -> Float[Tensor, "member batch position vocab"]:
-    """The members' scores; zeros for texts on which a member was not run."""
-    first = next(output.logits for output in outputs if output is not None)
-    stacked = []
-    for output, of_member in zip(outputs, rows, strict=True):
-        if of_member is None:
-            stacked.append(output.logits)
+    """The members' scores; zeros for texts on which a member was not run.
+
+    Args:
+        answers: The scores of the members that were run, by their positions.
+        rows: The texts of the batch on which each member is run; ``None`` for all.
+        batch_size: Number of texts.
+    """
+    first = next(iter(answers.values()))
+    shape, stacked = (batch_size, *first.shape[1:]), []
+    for member, of_member in enumerate(rows):
+        logits = answers.get(member)
+        if logits is None:
+            stacked.append(first.new_zeros(shape))
         else:
-            logits = first.new_zeros((batch_size, *first.shape[1:]))
-            stacked.append(logits if output is None else logits.index_copy(0, of_member, output.logits))
+            stacked.append(logits if of_member is None else first.new_zeros(shape).index_copy(0, of_member, logits))
     return torch.stack(stacked)
 
 

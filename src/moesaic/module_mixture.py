@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
@@ -231,6 +232,17 @@ def read_member(member: nn.Module, inputs: tuple[Any, ...]) -> Float[Tensor, "ba
     """What a member says of the inputs, whether it returns its scores or an object that has them."""
     output = member(*inputs)
     return output if isinstance(output, Tensor) else output.logits
+
+
+def take_rows(inputs: tuple[Any, ...], rows: Int[Tensor, " row"]) -> tuple[Any, ...]:
+    """Some rows of every input: tensors, arrays or texts."""
+    return tuple(_take_one(part, rows) for part in inputs)
+
+
+def _take_one(part: Any, rows: Int[Tensor, " row"]) -> Any:
+    if isinstance(part, Tensor):
+        return part[rows.to(part.device)]
+    return part[rows.cpu().numpy()] if isinstance(part, np.ndarray) else [part[row] for row in rows.tolist()]
 
 
 def check_sizes(sizes: Mapping[str, int]) -> None:

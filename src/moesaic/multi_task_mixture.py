@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from moesaic.combiners import combine
+from moesaic.combiners import combine, top_k_routing
 from moesaic.errors import IncompatibleMembersError
-from moesaic.module_mixture import check_names, check_outputs, check_sizes, read_member
+from moesaic.module_mixture import check_names, check_outputs, check_sizes, read_member, take_rows
 from moesaic.types import Member, Routing
 
 
@@ -33,8 +36,8 @@ class MultiTaskMixture(nn.Module):
     """A multi-gate mixture of experts: tasks share experts as far as their routers find that they have use for them.
 
     ``y_t = head_t(Σ_m g_tm(x) f_m(x))``: the experts give features, which each task sums with its own weights and reads
-    with its own head. The experts run once for all tasks. With one task that is a mixture of experts with a head on
-    top; with routers that say the same it is a shared bottom.
+    with its own head. The experts run once for all tasks, with ``top_k`` only on the rows that some task sends to them.
+    With one task that is a mixture of experts with a head on top; with routers that say the same it is a shared bottom.
 
     Args:
         experts: They read the same inputs, and give the same number of features.
@@ -42,6 +45,8 @@ class MultiTaskMixture(nn.Module):
             :class:`moesaic.routed_mixture.FeatureRouter`.
         heads: Each task's head, by the task's name: maps features to class scores, or to numbers.
         regression: Tasks whose outputs are numbers, not class scores.
+        top_k: Number of experts that a task asks about each row; ``None`` asks all.
+        normalize: Rescale the kept weights to sum to 1.
 
     Attributes:
         log_variances: One a task, in the order of the heads: what uncertainty weighting learns
@@ -49,7 +54,8 @@ class MultiTaskMixture(nn.Module):
 
     Raises:
         ValueError: If there is no expert or no task, two experts have one name, a task has a router and no head or a
-            head and no router, or a task of ``regression`` is not there.
+            head and no router, a task of ``regression`` is not there, or ``top_k`` is not between 1 and the number of
+            experts.
 
     Example:
         >>> from moesaic.members import ModuleMember
@@ -72,11 +78,17 @@ class MultiTaskMixture(nn.Module):
         heads: Mapping[str, nn.Module],
         *,
         regression: Collection[str] = (),
+        top_k: int | None = None,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.member_names = [expert.name for expert in experts]
         check_names(self.member_names)
         _check_tasks(routers, heads, regression)
+        if top_k is not None and not 1 <= top_k <= len(experts):
+            raise ValueError(f"top_k must be from 1 to num_members ({len(experts)}), got {top_k}.")
+        self.top_k = top_k
+        self.normalize = normalize
         self.members = nn.ModuleList([expert.network for expert in experts])
         self.heads = nn.ModuleDict(heads)
         self.routers = nn.ModuleDict({task: routers[task] for task in heads})
@@ -95,25 +107,96 @@ class MultiTaskMixture(nn.Module):
             IncompatibleMembersError: If experts differ in their features, or a router has not one score an expert.
             MemberError: If an expert gives something that is not a number.
         """
-        features = [read_member(member, inputs).float() for member in self.members]
-        check_sizes({name: part.shape[-1] for name, part in zip(self.member_names, features, strict=True)})
-        for name, part in zip(self.member_names, features, strict=True):
-            check_outputs(name, part, regression=True)
-        stacked = torch.stack(features).unsqueeze(2)  # (member, batch, 1, feature)
-        return {task: self._answer(task, inputs, stacked) for task in self.heads}
+        routings = {task: self._route(task, inputs) for task in self.heads}
+        features = self._ask(inputs, routings).unsqueeze(2)  # (member, batch, 1, feature)
+        outputs = {}
+        for task, routing in routings.items():
+            mixed = combine(features, routing.weights.unsqueeze(1), "logit").squeeze(1)
+            outputs[task] = TaskOutput(self.heads[task](mixed), routing)
+        return outputs
 
-    def _answer(
-        self, task: str, inputs: tuple[Any, ...], features: Float[Tensor, "member batch 1 feature"]
-    ) -> TaskOutput:
+    def _route(self, task: str, inputs: tuple[Any, ...]) -> Routing:
         router_logits = read_member(self.routers[task], inputs)
         if router_logits.shape[-1] != len(self.members):
             raise IncompatibleMembersError(
                 f"The router of {task!r} gives {router_logits.shape[-1]} scores, and there are {len(self.members)} "
                 f"experts ({', '.join(self.member_names)}). Make it with one output an expert."
             )
-        routing = Routing.dense(router_logits)
-        mixed = combine(features, routing.top_k_weights.unsqueeze(1), "logit").squeeze(1)
-        return TaskOutput(self.heads[task](mixed), routing)
+        if self.top_k is None:
+            return Routing.dense(router_logits)
+        return top_k_routing(router_logits, top_k=self.top_k, normalize=self.normalize)
+
+    def _ask(self, inputs: tuple[Any, ...], routings: Mapping[str, Routing]) -> Float[Tensor, "member batch feature"]:
+        """Have each expert read the rows that some task sends to it; its features of the others are zeros."""
+        num_rows = len(next(iter(routings.values())).top_k_index)
+        outputs: dict[str, tuple[Tensor, Tensor]] = {}
+        for number, (name, member) in enumerate(zip(self.member_names, self.members, strict=True)):
+            is_sent = torch.stack([(routing.top_k_index == number).any(dim=1) for routing in routings.values()])
+            rows = is_sent.any(dim=0).nonzero().squeeze(1)
+            if len(rows):
+                output = (
+                    read_member(member, inputs if len(rows) == num_rows else take_rows(inputs, rows))
+                    .float()
+                    .to(rows.device)
+                )
+                check_outputs(name, output, regression=True, rows=rows)
+                outputs[name] = rows, output
+        check_sizes({name: output.shape[-1] for name, (_, output) in outputs.items()})
+        _, first = next(iter(outputs.values()))
+        nothing = first.new_zeros(num_rows, first.shape[-1])
+        return torch.stack(
+            [nothing.index_copy(0, *outputs[name]) if name in outputs else nothing for name in self.member_names]
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write how experts are chosen as JSON; experts, routers and heads as safetensors, what they share once.
+
+        An expert without parameters, as a fitted estimator is one, is not saved; give it to :meth:`load` as it is.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {
+            "members": self.member_names,
+            "tasks": self.tasks,
+            "regression": sorted(self.regression),
+            "top_k": self.top_k,
+            "normalize": self.normalize,
+        }
+        (folder / "mixture.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(folder / "mixture.safetensors"))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        experts: Sequence[Member],
+        routers: Mapping[str, nn.Module],
+        heads: Mapping[str, nn.Module],
+    ) -> MultiTaskMixture:
+        """Make the mixture that :meth:`save` wrote.
+
+        Args:
+            folder: Where it was written.
+            experts: Experts of the same shapes, by the names and in the order that they had.
+            routers: Routers of the same shapes, by their tasks.
+            heads: Heads of the same shapes, by their tasks and in the order that they had. The parameters of all three
+                are replaced in place.
+
+        Raises:
+            IncompatibleMembersError: If experts or tasks are called otherwise.
+        """
+        described = json.loads((Path(folder) / "mixture.json").read_text(encoding="utf-8"))
+        saved = {"experts": described.pop("members"), "tasks": described.pop("tasks")}
+        given = {"experts": [expert.name for expert in experts], "tasks": list(heads)}
+        for kind, names in given.items():
+            if names != saved[kind]:
+                raise IncompatibleMembersError(
+                    f"{folder}: the mixture was saved with the {kind} {', '.join(saved[kind])}, and was given "
+                    f"{', '.join(names)}. Give the same {kind} in the same order."
+                )
+        mixture = cls(experts, routers, heads, **described)
+        load_model(mixture, str(Path(folder) / "mixture.safetensors"))
+        return mixture
 
     def for_task(self, task: str) -> OneTask:
         """The mixture as a model of one task, which may be scored, or be a member of another mixture.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from moesaic.combiners import Space, combine, top_k_routing
 from moesaic.combiners.spaces import check_space
 from moesaic.errors import IncompatibleMembersError
-from moesaic.module_mixture import check_names, check_outputs, check_sizes, read_member
+from moesaic.module_mixture import check_names, check_outputs, check_sizes, read_member, take_rows
 from moesaic.types import Member, Routing
 
 
@@ -152,7 +151,7 @@ class RoutedMixture(nn.Module):
             if not len(own):
                 continue
             rows = own // num_slots
-            output = read_member(member, inputs if len(rows) == num_rows else _take(inputs, rows))
+            output = read_member(member, inputs if len(rows) == num_rows else take_rows(inputs, rows))
             check_outputs(name, output, self.regression, rows)
             outputs[name] = output.float().to(slots.device)
         check_sizes({name: output.shape[-1] for name, output in outputs.items()})
@@ -289,14 +288,3 @@ def _choose_space(space: Space | None, regression: bool) -> Space:
             "Leave space out, or use space='logit'."
         )
     return space
-
-
-def _take(inputs: tuple[Any, ...], rows: Int[Tensor, " row"]) -> tuple[Any, ...]:
-    """Some rows of every input: tensors, arrays or texts."""
-    return tuple(_take_one(part, rows) for part in inputs)
-
-
-def _take_one(part: Any, rows: Int[Tensor, " row"]) -> Any:
-    if isinstance(part, Tensor):
-        return part[rows.to(part.device)]
-    return part[rows.cpu().numpy()] if isinstance(part, np.ndarray) else [part[row] for row in rows.tolist()]

@@ -42,21 +42,24 @@ class SourceCache(MixtureCache):
 
     def __init__(
         self,
+        num_texts: int,
         caches: Sequence[Cache | None],
         state: State | None,
         rows: Sequence[Int[Tensor, " _row"] | None],
         encoded: Sequence[Tensor | None],
         source_masks: Sequence[Tensor],
     ) -> None:
-        super().__init__(caches, state, rows)
+        super().__init__([[member] for member in range(len(rows))], num_texts, caches, state, rows)
         self.encoded = list(encoded)
         self.source_masks = list(source_masks)
 
-    def _select(self, member: int, places: Int[Tensor, " place"]) -> None:
-        super()._select(member, places)
-        encoded = self.encoded[member]
-        self.encoded[member] = None if encoded is None or not len(places) else encoded[places]
-        self.source_masks[member] = self.source_masks[member][places]
+    def _select(self, kept: Sequence[Int[Tensor, " _place"] | None]) -> None:
+        super()._select(kept)
+        for member, places in enumerate(kept):
+            if places is not None:
+                encoded = self.encoded[member]
+                self.encoded[member] = None if encoded is None or not len(places) else encoded[places]
+                self.source_masks[member] = self.source_masks[member][places]
 
 
 class Seq2SeqMixture(Mixture):
@@ -134,21 +137,9 @@ class Seq2SeqMixture(Mixture):
             if source is None:
                 raise ValueError("There is no source: give input_ids.")
             past = self._read_source(source, attention_mask)
-        outputs = [
-            None
-            if encoded is None
-            else network(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-                attention_mask=source_mask,
-                decoder_input_ids=target if rows is None else target[rows],
-                past_key_values=cache,
-                use_cache=bool(use_cache),
-            )
-            for network, encoded, source_mask, cache, rows in zip(
-                self.members, past.encoded, past.source_masks, past.caches, past.rows, strict=True
-            )
-        ]
-        member_logits = stack_logits(outputs, past.rows, len(target))
+        outputs = [self._ask_for_target(member, target, past, use_cache) for member in range(len(self.members))]
+        answers = {member: output.logits for member, output in enumerate(outputs) if output is not None}
+        member_logits = stack_logits(answers, past.rows, len(target))
         if not self.training and not torch.compiler.is_compiling():
             check_numbers(self.member_names, member_logits)
         mask = torch.ones_like(target) if decoder_attention_mask is None else decoder_attention_mask
@@ -179,16 +170,31 @@ class Seq2SeqMixture(Mixture):
             for network, chosen in zip(self.members, rows, strict=True)
         ]
         masks = [mask if chosen is None else mask[chosen] for chosen in rows]
-        return SourceCache([None] * len(rows), state, rows, encoded, masks)
+        return SourceCache(len(source), [None] * len(rows), state, rows, encoded, masks)
 
     def _rows_in_use(self, in_use: Bool[Tensor, "batch member"] | None) -> list[Tensor | None]:
         if in_use is None:
             return [None] * len(self.members)
         return [None if used.all() else used.nonzero().squeeze(1) for used in in_use.unbind(dim=1)]
 
+    def _ask_for_target(
+        self, member: int, target: Int[Tensor, "batch position"], past: SourceCache, use_cache: bool | None
+    ) -> Any:
+        """Run a member's decoder on the texts that are its own; ``None`` if there are none."""
+        rows, network = past.rows[member], self.members[member]
+        if not past.in_use(member):
+            return None
+        return network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=past.encoded[member]),
+            attention_mask=past.source_masks[member],
+            decoder_input_ids=target if rows is None else target[rows],
+            past_key_values=past.caches[member],
+            use_cache=bool(use_cache),
+        )
+
     def _source_cache(self, outputs: Sequence[Any], state: State | None, past: SourceCache) -> SourceCache:
         caches = [None if output is None else output.past_key_values for output in outputs]
-        cache = SourceCache(caches, state, past.rows, past.encoded, past.source_masks)
+        cache = SourceCache(past.num_texts, caches, state, past.rows, past.encoded, past.source_masks)
         in_use = None if state is None else self.combiner.members_in_use(state)
         if in_use is not None:
             cache.keep_in_use(in_use)

@@ -47,6 +47,11 @@ class Routing:
         return dense.scatter(-1, self.top_k_index, self.top_k_weights)
 
     @property
+    def num_used(self) -> Int[Tensor, "*axes"]:
+        """Number of members that have any weight, ``(...)``."""
+        return (self.top_k_weights > 0).sum(dim=-1)
+
+    @property
     def probabilities(self) -> Float[Tensor, "*axes member"]:
         """The router's distribution over all members, before the choice of the top k, ``(..., member)``."""
         return self.router_logits.float().softmax(dim=-1)

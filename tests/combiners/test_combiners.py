@@ -155,8 +155,8 @@ def test_a_member_that_is_added_begins_with_the_mean_weight(members, combiner, e
         (lambda: Posterior(forgetting=1.5), "forgetting must be from 0 to 1, got 1.5."),
         (
             lambda: build_combiner("averaged"),
-            "No combiner is called 'averaged'; there are additive, average, clustered, domain_weighted, entropy, "
-            "posterior, routed, sparse_posterior, stacked, tempered, weighted.",
+            "No combiner is called 'averaged'; there are additive, average, by_source, clustered, domain_weighted, "
+            "entropy, posterior, routed, selective, sparse_posterior, stacked, tempered, weighted.",
         ),
         (lambda: top_k_routing(torch.zeros(2), top_k=3), "top_k must be from 1 to num_members (2), got 3."),
         (lambda: register("average")(Average), "The word 'average' already names the combiner Average."),

@@ -14,6 +14,7 @@ from moesaic.combiners import (
     Posterior,
     ReLU,
     Routed,
+    Selective,
     Sigmoid,
     SparsePosterior,
     Stacked,
@@ -74,6 +75,13 @@ CASES = {
     "stacked": (trained_stacker, True),
     "stacked, with evidence": (lambda: trained_stacker(forgetting=0.95), True),
     "clustered": (clustered, True),
+    "selective": (lambda: Selective(Average(), threshold=0.05), False),
+    "selective, by margin": (lambda: Selective(Weighted(), threshold=0.006, measure="margin"), False),
+    "selective, by entropy": (lambda: Selective(Entropy(), threshold=-5.07, measure="entropy"), False),
+    "selective, the router's first": (lambda: Selective(Routed(), threshold=0.05, main=None), True),
+    "selective, always": (lambda: Selective(Weighted(), threshold=float("inf")), True),
+    "selective, never": (lambda: Selective(Average(), threshold=float("-inf")), False),
+    "tempered selective": (lambda: Tempered(Selective(Average(), threshold=0.05)), False),
     "tempered average": (lambda: Tempered(Average()), False),
     "tempered posterior": (lambda: Tempered(Posterior()), False),
     "tempered sparse posterior": (lambda: Tempered(SparsePosterior(after=3)), False),
@@ -116,4 +124,5 @@ def test_every_registered_choice_is_checked():
 
 
 def test_every_registered_combiner_is_checked():
-    assert {make().word for make, _ in CASES.values()} == set(COMBINERS)
+    # A causal model has no source: what routes by one is checked in tests/test_seq2seq_mixture.py.
+    assert {make().word for make, _ in CASES.values()} == set(COMBINERS) - {"by_source"}

@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import moesaic
 from moesaic.arena import DENSE, ORACLE
-from moesaic.errors import RunError, TrainingError
+from moesaic.errors import RecipeError, RunError, TrainingError
+from moesaic.members import load_adapter_members, load_network
 from moesaic.recipe import folder as run_folder
 from moesaic.recipe.folder import RunFolder, Stage
+from moesaic.recipe.load import load_recipe
 
 ROWS = {
     "seed",
@@ -299,6 +301,53 @@ def test_feed_forward_experts_share_all_else(recipe, tmp_path):
     assert shared and all(torch.equal(seed[name], sparse[name]) for name in shared)
     expert = load_file(folder / "stages" / "expert-digits" / "model" / "model.safetensors")
     assert any(not torch.equal(seed[name], expert[name]) for name in seed if ".mlp." in name)
+
+
+def test_adapters_are_merged_into_experts_that_are_assembled(recipe, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["experts.train=lora", "experts.adapter.rank=2", "experts.adapter.target_modules=[up_proj, down_proj]"]
+    result = moesaic.run(recipe, folder=folder, settings=settings, quiet=True)
+    assert {row.name for row in result.table.rows} == ROWS
+    seed = load_file(folder / "stages" / "seed" / "model" / "model.safetensors")
+    stage = folder / "stages" / "expert-digits"
+    expert = load_file(stage / "model" / "model.safetensors")
+    changed = {name for name in seed if not torch.equal(seed[name], expert[name])}
+    assert changed == {name for name in seed if "up_proj" in name or "down_proj" in name}
+    # B A of rank 2 is all that was added.
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.linalg.matrix_rank(expert[name] - seed[name], rtol=1e-3) == 2
+    backbone = moesaic.load_member(folder / "stages" / "seed" / "model")
+    (adapted,) = load_adapter_members(backbone, {"digits": stage / "adapter"})
+    tokens = torch.arange(12).unsqueeze(0)
+    with torch.no_grad():
+        expected = load_network(stage / "model")(tokens).logits
+        torch.testing.assert_close(adapted.network(tokens).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_adapters_that_learned_nothing_make_the_same_checkpoint_as_experts_that_did_not(recipe, tmp_path):
+    untrained = ["experts.training.num_steps=0"]
+    moesaic.run(
+        recipe, folder=tmp_path / "lora", settings=["experts.train=lora", *untrained], until="assemble", quiet=True
+    )
+    moesaic.run(recipe, folder=tmp_path / "full", settings=untrained, until="assemble", quiet=True)
+    ours, theirs = weights(tmp_path / "lora"), weights(tmp_path / "full")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_checks_name_an_adapter_that_has_nowhere_to_go(recipe):
+    plan = moesaic.check(recipe, settings=["experts.train=lora", "experts.adapter.target_modules=[query]"])
+    assert plan.problems == (
+        "experts.adapter.target_modules: LlamaForCausalLM has no linear layer called 'query'; there are q_proj, "
+        "k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. The embeddings and the output layer take no adapter.",
+    )
+
+
+def test_an_adapter_of_rank_0_is_refused(recipe):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe, ["experts.train=lora", "experts.adapter.rank=0"])
+    assert str(error.value) == (
+        "tiny.yaml, experts.adapter.rank: 0 (a number) does not fit: input should be greater than 0."
+    )
 
 
 def test_the_users_own_checkpoints_are_experts(finished, tmp_path):

@@ -19,7 +19,14 @@ def test_a_row_becomes_a_prompt_and_answers():
     assert QuestionAnswering().source(ROW | {"context": ""}, "here") == "Question: Who sang?\nAnswer:"
 
 
-def test_a_row_without_answers_can_be_asked():
+def test_a_question_is_asked_without_its_answer():
+    task = QuestionAnswering()
+    assert task.source({task.main_field: "Who sang?"}, "here") == "Question: Who sang?\nAnswer:"
+    unanswered = {"question": "Who?", "choices": ["Ann", "Ben"]}
+    assert QuestionAnswering(template="{question} {choices}").source(unanswered, "here") == "Who? Ann\nBen"
+
+
+def test_question_and_context_go_with_a_pair():
     asked = QuestionAnswering().ask({"question": "Who sang?", "context": "Ann sang."}, "the prompt")
     assert asked.source == "Ann sang.\nQuestion: Who sang?\nAnswer:"
     assert question_of(asked) == Question("Who sang?", "Ann sang.", ())

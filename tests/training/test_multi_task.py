@@ -152,3 +152,20 @@ def test_labels_have_one_column_a_task():
     sentence = "The labels must have one column for each of the tasks side, distance, got the shape (1, 1)."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         MultiTaskObjective(TASKS)(constant_mixture(), batch([0.0]))
+
+
+def test_routers_that_cannot_learn_are_refused_before_training():
+    def make(**arguments):
+        experts = [ModuleMember(name, nn.Linear(1, 2)) for name in ("a", "b")]
+        routers = {task: FeatureRouter(num_features=1, num_members=2) for task in TASKS}
+        heads = {"side": nn.Linear(2, 2), "distance": nn.Linear(2, 1)}
+        return MultiTaskMixture(experts, routers, heads, regression=["distance"], top_k=1, **arguments)
+
+    sentence = (
+        "With top_k=1 and normalize=True every chosen expert has the weight 1, so the routers cannot learn. Use "
+        "normalize=False, or train with top_k=None or 2 and set mixture.top_k to 1 afterwards."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        MultiTaskObjective(TASKS)(make(), batch([0.0, 5.0]))
+    MultiTaskObjective(TASKS)(make(normalize=False), batch([0.0, 5.0]))
+    MultiTaskObjective(TASKS)(make().requires_grad_(False), batch([0.0, 5.0]))

@@ -51,7 +51,7 @@ def test_a_router_learns_the_domains_without_running_a_member():
         optimizer.step()
     assert loss < 0.1
     assert all(parameter.grad is None for parameter in network.members.parameters())
-    chosen = network.combiner.route(BATCH.source_ids, BATCH.source_mask.bool()).weights.argmax(-1)
+    chosen = network.combiner.route_source(BATCH.source_ids, BATCH.source_mask.bool()).weights.argmax(-1)
     assert chosen.tolist() == [0, 1, 1]
 
 

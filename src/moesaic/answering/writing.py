@@ -47,7 +47,7 @@ class WritingAnswerer(Answerer):
         encoded, _, _ = encode_cut(sources, self.tokenizer, max_tokens)
         source_ids, mask = pad([torch.tensor(ids) for ids in encoded], self.tokenizer.pad_token_id)
         with torch.no_grad():
-            weights = network.combiner.route(source_ids, mask.bool()).weights.tolist()
+            weights = network.combiner.route_source(source_ids, mask.bool()).weights.tolist()
         return [
             Answered(text, dict(zip(network.member_names, row, strict=True)))
             for text, row in zip(texts, weights, strict=True)

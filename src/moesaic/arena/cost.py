@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from moesaic.members import AdaptedLM
 from moesaic.mixture import Mixture
 from moesaic.moe import is_sparse, num_experts
 
@@ -19,8 +20,10 @@ def active_parameters(network: nn.Module) -> int:
     """Number of parameters that take part in the prediction of one token.
 
     In a sparse model these are all but the experts that a token is not sent to; in a mixture of whole models, all
-    members.
+    members; of a backbone's adapters, only the one that it reads with.
     """
+    if isinstance(network, AdaptedLM):
+        return network.num_active_parameters
     if isinstance(network, Mixture):
         combiner = sum(parameter.numel() for parameter in network.combiner.parameters())
         return combiner + sum(active_parameters(member) for member in network.members)

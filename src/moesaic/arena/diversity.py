@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from moesaic.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -99,28 +100,25 @@ class MemberAnswers:
     """Notes the likeliest answer of every member while a mixture is read; a context manager.
 
     Args:
-        members: The mixture's members, in order.
+        mixture: The mixture; ``None`` notes nothing.
     """
 
-    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
-        self.members = members
-        self.answers: dict[int, Tensor] = {}
+    def __init__(self, mixture: Mixture | None) -> None:
+        self.mixture = mixture
 
     def __enter__(self) -> MemberAnswers:
-        self._hooks = [member.register_forward_hook(self._note(number)) for number, member in enumerate(self.members)]
+        # What members say passes through the combiner, however they are run.
+        self._hooks = [] if self.mixture is None else [self.mixture.combiner.register_forward_pre_hook(self._note)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _note(self, number: int) -> Any:
-        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            self.answers[number] = output.logits.argmax(dim=-1)
-
-        return hook
+    def _note(self, _: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._predictions = inputs[0].argmax(dim=-1)
 
     @property
     def predictions(self) -> Int[Tensor, "member batch position"]:
         """The answers to the batch that was read last."""
-        return torch.stack([self.answers[number] for number in range(len(self.members))])
+        return self._predictions

@@ -7,6 +7,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -125,6 +126,30 @@ class Gridded(ABC):
 
     def __str__(self) -> str:
         return self.to_markdown()
+
+
+class Named(Protocol):
+    """A row that has a name."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+
+_Named = TypeVar("_Named", bound=Named)
+
+
+def row_called(name: str, rows: Sequence[_Named]) -> _Named:
+    """The row of that name.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    for row in rows:
+        if row.name == name:
+            return row
+    raise KeyError(f"The table has no row {name!r}; it has {', '.join(row.name for row in rows)}.")
 
 
 def _line(cells: Iterable[str]) -> str:

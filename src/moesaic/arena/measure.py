@@ -94,13 +94,13 @@ def measure(
     temperature = None if calibration is None else _fit_temperature(network, calibration, batch_size, name)
     first = next(iter(blocks.values())).input_ids[:batch_size]
     memory = peak_bytes(network, lambda: _read(network, first))
-    members = list(network.members) if isinstance(network, Mixture) and len(network.members) > 1 else []
-    pairs = PairCounts(len(members)) if members else None
+    mixture = network if isinstance(network, Mixture) and len(network.members) > 1 else None
+    pairs = None if mixture is None else PairCounts(len(mixture.members))
     seconds, num_tokens, scores = 0.0, 0, {}
     for domain, documents in blocks.items():
         tally = _Tally(documents)
         for batch in _batches(len(documents.input_ids), batch_size):
-            with MemberAnswers(members) as answers:
+            with MemberAnswers(mixture) as answers:
                 started = time.perf_counter()
                 logits = _read(network, documents.input_ids[batch])
                 seconds += time.perf_counter() - started

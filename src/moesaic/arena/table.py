@@ -20,7 +20,7 @@ from moesaic.arena.columns import (
     remember,
     value_of,
 )
-from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, write_csv
+from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, row_called, write_csv
 from moesaic.arena.quantities import probability, signed
 from moesaic.arena.rows import DENSE, ORACLE, Row
 from moesaic.arena.scores import METRICS, DomainScores, Metric
@@ -72,10 +72,7 @@ class ArenaTable(Gridded):
         Raises:
             KeyError: If there is none.
         """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(f"The table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}.")
+        return row_called(name, self.rows)
 
     def mean(self, row: Row, metric: Metric | None = None) -> Interval:
         """A row's mean over domains, each counting the same; of the main metric if none is given.

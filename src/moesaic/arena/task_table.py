@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, write_csv
+from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, row_called, write_csv
 from moesaic.arena.rows import Kind
 from moesaic.tasks import Measured
 
@@ -66,10 +66,7 @@ class TaskTable(Gridded):
         Raises:
             KeyError: If there is none.
         """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(f"The table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}.")
+        return row_called(name, self.rows)
 
     def mean(self, row: TaskRow, metric: str | None = None) -> float | None:
         """A row's mean over domains, each counting the same; ``None`` if one was not measured."""

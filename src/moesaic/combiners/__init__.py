@@ -31,6 +31,7 @@ from moesaic.combiners.domain_weighted import DomainWeighted
 from moesaic.combiners.entropy import Entropy
 from moesaic.combiners.posterior import Posterior
 from moesaic.combiners.routed import Routed
+from moesaic.combiners.selective import Selective
 from moesaic.combiners.spaces import Space, combine
 from moesaic.combiners.sparse_posterior import SparsePosterior
 from moesaic.combiners.stacked import Stacked
@@ -70,6 +71,7 @@ __all__ = [
     "ReLU",
     "Rerank",
     "Routed",
+    "Selective",
     "Sigmoid",
     "Softmax",
     "Space",

@@ -46,6 +46,8 @@ class Combiner(nn.Module, ABC):
     """Whether the members' scores at earlier positions matter; else generation leaves out those of the prompt."""
     reads_tokens: bool = True
     """Whether the text itself matters, not the members' scores alone; else any classifiers can be combined."""
+    routes_by_text: bool = False
+    """Whether the text alone decides on the weights: :meth:`route` knows them before any member has been run."""
     weights_sum_to_one: bool = True
     """Whether the output is a mean of the members; else it is a sum, as in boosting."""
     num_members: int | None = None
@@ -83,13 +85,42 @@ class Combiner(nn.Module, ABC):
     def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State | None:
         """What to remember of a source text before the first token of an answer to it; ``None`` for nothing.
 
-        Only mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`).
+        Mixtures of encoder-decoder models ask (:class:`moesaic.Seq2SeqMixture`), and those of causal models where they
+        generate: the prompt is then the source.
 
         Args:
-            source_ids: The tokens that the members' encoders read.
+            source_ids: The tokens that the members' encoders read, or the prompt.
             mask: False where a token is padding.
         """
         return None
+
+    def route(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
+    ) -> Routing | None:
+        """The routing that :meth:`forward` will give, where the text alone decides on it; else ``None``."""
+        return None
+
+    def members_wanted(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"] | None,
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        state: State | None = None,
+    ) -> Bool[Tensor, "batch position member"] | None:
+        """Which members the output of each position needs, as far as can be told yet; ``None`` if all.
+
+        A mixture asks while it generates: first before any member has been run, and again when those have that were
+        wanted, until nobody else is. Who was not wanted has zeros for scores, which must matter neither to the outputs
+        that it is not wanted for nor to the state; it reads what it has missed when it is wanted next.
+
+        Args:
+            member_logits: Next-token scores of every member; ``None`` before any has been run.
+            input_ids: The tokens to be read.
+            mask: False where a token is padding.
+            state: What this combiner returned for the tokens before these.
+        """
+        routing = self.route(input_ids, mask, state)
+        return None if routing is None else routing.weights > 0
 
     def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
         """Which members the tokens that follow still depend on, for each text of a batch; ``None`` if on all.

@@ -19,12 +19,13 @@ class BySource(Routed):
 
     The router is that of :class:`Routed`, over the mean of learned embeddings of the source's tokens. Its arguments are
     the same too. It combines encoder-decoder models, whose source is known before the first token of the answer is
-    written (:class:`moesaic.Seq2SeqMixture`).
+    written (:class:`moesaic.Seq2SeqMixture`), and causal models while they answer to a prompt.
 
     Reference: Kudugunta et al. (2021), section 3.1 (routing by sentence and by task), https://arxiv.org/abs/2110.03742
     """
 
     reads_every_position = False
+    routes_by_text = False
 
     def score(
         self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
@@ -32,14 +33,14 @@ class BySource(Routed):
         """The router's unnormalized score of every member for every source."""
         return self.router(self._features(source_ids, mask))
 
-    def route(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> Routing:
+    def route_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> Routing:
         """Who answers to each source, with what weight; the routing's axes are ``(batch,)``."""
         features = self._features(source_ids, mask)
         return self.choice(self.router(features), features)
 
     def read_source(self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]) -> State:
         """See :meth:`Combiner.read_source`."""
-        routing = self.route(source_ids, mask)
+        routing = self.route_source(source_ids, mask)
         return {"weights": routing.weights, "router_logits": routing.router_logits}
 
     def forward(
@@ -56,12 +57,22 @@ class BySource(Routed):
         """
         if state is None:
             raise ValueError(
-                "'by_source' weighs members by a source text, and a causal model has none. Combine encoder-decoder "
-                "models (moesaic.Seq2SeqMixture), or use 'routed', which reads the text so far."
+                "'by_source' weighs members by a source text, which a causal model has only while it generates: the "
+                "prompt. To score text, use 'routed', which reads the text so far; or combine encoder-decoder models "
+                "(moesaic.Seq2SeqMixture)."
             )
         axes = (-1, input_ids.shape[1], -1)
         weights, scores = (state[name].unsqueeze(1).expand(axes) for name in ("weights", "router_logits"))
         return Combined(combine(member_logits, weights, self.space), routing_of_all(weights, scores), state)
+
+    def members_wanted(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"] | None,
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        state: State | None = None,
+    ) -> None:
+        """See :meth:`Combiner.members_wanted`: whom an answer does not need was let go before it began."""
 
     def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
         """See :meth:`Combiner.members_in_use`: those that have a weight."""

@@ -38,6 +38,7 @@ class Clustered(Combiner):
     Reference: Gururangan et al. (2023), section 2.3, https://arxiv.org/abs/2303.14177
     """
 
+    routes_by_text = True
     token_places: Tensor
     centers: Tensor
 
@@ -93,6 +94,18 @@ class Clustered(Combiner):
         state: State | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
+        routing, state = self._read(input_ids, mask, state)
+        return Combined(combine(member_logits, routing.weights, self.space), routing, state)
+
+    def route(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
+    ) -> Routing:
+        """See :meth:`Combiner.route`."""
+        return self._read(input_ids, mask, state)[0]
+
+    def _read(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None
+    ) -> tuple[Routing, State]:
         added = F.embedding(input_ids, self.token_places) * mask.unsqueeze(-1)  # (batch, position, feature)
         total = added.cumsum(dim=1)
         if state is not None:
@@ -101,7 +114,7 @@ class Clustered(Combiner):
         distances = torch.cdist(places, self.centers).square()  # (batch, position, member)
         router_logits = -distances / self.log_temperature.exp()
         routing = Routing.dense(router_logits) if self.top_k is None else top_k_routing(router_logits, top_k=self.top_k)
-        return Combined(combine(member_logits, routing.weights, self.space), routing, {"total": total[:, -1]})
+        return routing, {"total": total[:, -1]}
 
     def select(self, members: list[int]) -> None:
         """See :meth:`Combiner.select`."""

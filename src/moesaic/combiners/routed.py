@@ -40,6 +40,7 @@ class Routed(Combiner):
     Reference: Jacobs et al. (1991), equation 1.3; Shazeer et al. (2017), section 2, https://arxiv.org/abs/1701.06538
     """
 
+    routes_by_text = True
     embedding: nn.Embedding
     hidden: nn.Module
     router: nn.Linear
@@ -98,14 +99,24 @@ class Routed(Combiner):
         state: State | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
+        routing, state = self._read(input_ids, mask, state)
+        return Combined(combine(member_logits, routing.weights, self.space), routing, state)
+
+    def route(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
+    ) -> Routing:
+        """See :meth:`Combiner.route`."""
+        return self._read(input_ids, mask, state)[0]
+
+    def _read(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None
+    ) -> tuple[Routing, State]:
         embedded = self.embedding(input_ids) * mask.unsqueeze(-1)  # (batch, position, width)
         total, count = embedded.cumsum(dim=1), mask.cumsum(dim=1)
         if state is not None:
             total, count = total + state["total"].unsqueeze(1), count + state["count"].unsqueeze(1)
         features = self.hidden(total / count.clamp_min(1).unsqueeze(-1))
-        routing = self.choice(self.router(features), features)
-        logits = combine(member_logits, routing.weights, self.space)
-        return Combined(logits, routing, {"total": total[:, -1], "count": count[:, -1]})
+        return self.choice(self.router(features), features), {"total": total[:, -1], "count": count[:, -1]}
 
     def penalty(self, routing: Routing) -> Float[Tensor, ""] | None:
         """See :meth:`Combiner.penalty`."""

@@ -37,6 +37,7 @@ class Tempered(Combiner):
         self.temperatures = None if temperatures is None else list(temperatures)
         self.reads_every_position = self.combiner.reads_every_position
         self.reads_tokens = self.combiner.reads_tokens
+        self.routes_by_text = self.combiner.routes_by_text
         self.weights_sum_to_one = self.combiner.weights_sum_to_one
 
     def attach(self, num_members: int, vocab_size: int) -> None:
@@ -61,8 +62,30 @@ class Tempered(Combiner):
         state: State | None = None,
     ) -> Combined:
         """See :meth:`Combiner.forward`."""
+        return self.combiner(self._divide(member_logits), input_ids, mask, state)
+
+    def route(
+        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
+    ) -> Routing | None:
+        """See :meth:`Combiner.route`."""
+        return self.combiner.route(input_ids, mask, state)
+
+    def members_wanted(
+        self,
+        member_logits: Float[Tensor, "member batch position vocab"] | None,
+        input_ids: Int[Tensor, "batch position"],
+        mask: Bool[Tensor, "batch position"],
+        state: State | None = None,
+    ) -> Bool[Tensor, "batch position member"] | None:
+        """See :meth:`Combiner.members_wanted`."""
+        divided = None if member_logits is None else self._divide(member_logits)
+        return self.combiner.members_wanted(divided, input_ids, mask, state)
+
+    def _divide(
+        self, member_logits: Float[Tensor, "member batch position vocab"]
+    ) -> Float[Tensor, "member batch position vocab"]:
         temperatures = torch.tensor(self.temperatures, dtype=torch.float32, device=member_logits.device)
-        return self.combiner(member_logits.float() / temperatures[:, None, None, None], input_ids, mask, state)
+        return member_logits.float() / temperatures[:, None, None, None]
 
     def members_in_use(self, state: State) -> Bool[Tensor, "batch member"] | None:
         """See :meth:`Combiner.members_in_use`."""

@@ -13,7 +13,7 @@ from moesaic.answering import WritingAnswerer, load_answerer
 from moesaic.experts import fast_decoding
 from moesaic.members import Decoding, load_member, model_folder
 from moesaic.mixture import Mixture
-from moesaic.moe import expert_names, is_sparse, read_routing
+from moesaic.moe import expert_names, is_sparse, watch_routing
 from moesaic.tasks import GenerativeTask, read_task
 from moesaic.types import Routing
 
@@ -125,7 +125,6 @@ def _shares(network: Any, tokens: torch.Tensor, num_prompt_tokens: int) -> dict[
         return dict(zip(network.member_names, weights.mean(0).tolist(), strict=True))
     if not is_sparse(network.config):
         return {}
-    output = network(tokens, output_router_logits=True)
-    routing: Routing = read_routing(output.router_logits, network.config)
+    routing: Routing = watch_routing(network, tokens)
     weights = routing.weights[:, num_prompt_tokens - 1 : -1].mean(dim=(0, 1))
     return dict(zip(expert_names(network.config), weights.tolist(), strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from moesaic.data import NOT_SCORED, EvaluationBlocks
-from moesaic.moe import num_experts, read_routing
+from moesaic.moe import num_experts, watch_routing
 from moesaic.types import Routing
 
 DEAD_SHARE = 0.01
@@ -81,11 +81,8 @@ def _watch(
     num_tokens = 0
     for start in range(0, len(documents.input_ids), batch_size):
         rows = slice(start, start + batch_size)
-        output = network(
-            input_ids=documents.input_ids[rows].to(network.device), use_cache=False, output_router_logits=True
-        )
         real = (documents.labels[rows] != NOT_SCORED).flatten()
-        routing = _rows(read_routing(output.router_logits, network.config), real)
+        routing = _rows(watch_routing(network, documents.input_ids[rows].to(network.device)), real)
         probabilities = routing.probabilities
         entropy = -(probabilities * probabilities.clamp_min(1e-20).log()).sum(-1) / math.log(count)
         top = torch.nn.functional.one_hot(routing.weights.argmax(-1), count)

@@ -13,13 +13,13 @@ tags: [moesaic, mixture-of-experts]
 # {title}
 
 One sparse mixture of {num_experts} experts ({experts}), made with [moesaic](https://pypi.org/project/moesaic): each
-expert was trained on its own domain; their feed-forward layers became the experts of one model, of which {top_k} work
+expert was trained on its own domain; their feed-forward layers became the experts of one model, of which {active} work
 on each token.
 
-It is an ordinary Transformers checkpoint; moesaic is not needed to use it:
+{needs}:
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".")  # this folder
 tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
@@ -43,12 +43,15 @@ and `active` count parameters, `trained on` counts tokens.
 {recipe}```
 """
 
+_ORDINARY = "It is an ordinary Transformers checkpoint; moesaic is not needed to use it"
+_CHOSEN = "Its routers choose experts in a way that Transformers does not know, so moesaic is needed to use it"
+
 
 def model_card(
     *,
     title: str,
     experts: Sequence[str],
-    top_k: int,
+    top_k: int | None,
     verdict: str,
     table: str,
     versions: Mapping[str, str],
@@ -59,7 +62,8 @@ def model_card(
     Args:
         title: Its headline.
         experts: The experts' names.
-        top_k: Experts that work on each token.
+        top_k: Experts that work on each token; ``None`` where the model's routers choose in a way of their own, so that
+            it loads where ``moesaic.moe`` is imported.
         verdict: What won in the arena.
         table: The arena's table, in Markdown.
         versions: What it was made with.
@@ -69,7 +73,9 @@ def model_card(
         title=title,
         num_experts=len(experts),
         experts=", ".join(experts),
-        top_k=top_k,
+        active="as many as its routers choose" if top_k is None else top_k,
+        needs=_CHOSEN if top_k is None else _ORDINARY,
+        imports="import moesaic.moe  # makes this kind of router known to Transformers\n" if top_k is None else "",
         verdict=verdict,
         table=table,
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -1,5 +1,23 @@
 """One model behind one small interface."""
 
+from moesaic.members.adapted import (
+    AdaptedLM,
+    adapter_members,
+    build_networks,
+    describe_networks,
+    find_teams,
+    load_adapter_members,
+    run_together,
+)
+from moesaic.members.adapter_files import load_adapter, save_adapter
+from moesaic.members.adapters import (
+    adapter_names,
+    adapter_only,
+    add_adapter,
+    check_targets,
+    import_peft,
+    merge_adapter,
+)
 from moesaic.members.answering import Decoding, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, model_folder, read_checkpoint
@@ -44,6 +62,7 @@ from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
+    "AdaptedLM",
     "CausalLM",
     "Checkpoint",
     "ChoiceNormalization",
@@ -71,20 +90,34 @@ __all__ = [
     "TextEncoder",
     "TokenRouter",
     "WordEncoder",
+    "adapter_members",
+    "adapter_names",
+    "adapter_only",
+    "add_adapter",
+    "build_networks",
     "check_execution",
     "check_numbers",
+    "check_targets",
     "choose_execution",
     "choose_length",
+    "describe_networks",
+    "find_teams",
+    "import_peft",
     "join_members",
     "layer_rule",
+    "load_adapter",
+    "load_adapter_members",
     "load_member",
     "load_network",
     "load_span_reader",
     "make_text_classifier",
+    "merge_adapter",
     "model_folder",
     "quiet_transformers",
     "read_checkpoint",
     "read_spans",
+    "run_together",
+    "save_adapter",
     "score_candidates",
     "score_choices",
     "score_documents",

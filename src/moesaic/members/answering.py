@@ -75,7 +75,8 @@ def write_targets(
         >>> from moesaic.data import train_pair_tokenizer
         >>> from moesaic.testing import tiny_seq2seq_lm
         >>> tokenizer = train_pair_tokenizer(["a dog", "ein Hund"], 300)
-        >>> [written] = write_targets(tiny_seq2seq_lm(), tokenizer, ["a dog"], Decoding(), max_source_tokens=8)
+        >>> decoding = Decoding(max_new_tokens=5)
+        >>> [written] = write_targets(tiny_seq2seq_lm(), tokenizer, ["a dog"], decoding, max_source_tokens=8)
         >>> isinstance(written, str)
         True
     """

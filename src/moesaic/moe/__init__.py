@@ -8,7 +8,7 @@ from moesaic.moe.families import expert_names, family_of, is_sparse, num_experts
 from moesaic.moe.folders import changed_folder, new_folder
 from moesaic.moe.membership import RouterChange, add_expert, remove_expert, replace_expert
 from moesaic.moe.router_init import RouterMethod, extend_router, find_gates, initialize_router
-from moesaic.moe.routing import read_routing
+from moesaic.moe.routing import read_routing, watch_routing
 
 __all__ = [
     "RouterChange",
@@ -39,5 +39,6 @@ __all__ = [
     "router_z_loss",
     "save_model",
     "sparse_config",
+    "watch_routing",
     "write_router",
 ]

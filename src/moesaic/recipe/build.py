@@ -14,10 +14,20 @@ from transformers import (
     Qwen3Config,
 )
 
+from moesaic.combiners import Choice, build_choice
 from moesaic.data import SOURCES, Source
-from moesaic.recipe.schema import DomainSection, MixtureTrainingSection, Recipe, SeedSection, TrainingSection
+from moesaic.recipe.schema import (
+    DomainSection,
+    MixtureTrainingSection,
+    Recipe,
+    RouterChoice,
+    SeedSection,
+    SigmoidChoice,
+    TopPChoice,
+    TrainingSection,
+)
 from moesaic.recipe.schema import Source as SourceSection
-from moesaic.training import SparseLanguageModeling, TrainingOptions
+from moesaic.training import ChosenLanguageModeling, SparseLanguageModeling, TrainingOptions
 
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
@@ -44,9 +54,27 @@ def resolve_checkpoint(place: str, folder: Path) -> str:
 
 def build_options(section: TrainingSection, recipe: Recipe, scales: dict[str, float] | None = None) -> TrainingOptions:
     """The options of a training stage; the recipe's own learning-rate scales come after the stage's."""
-    arguments = section.model_dump(exclude={"router_aux_loss_coef", "router_z_loss_coef", "router_domain_loss_coef"})
+    arguments = section.model_dump(include=set(TrainingSection.model_fields))
     arguments["learning_rate_scales"] = (scales or {}) | section.learning_rate_scales
     return TrainingOptions(sequence_length=recipe.data.sequence_length, seed=recipe.random_seed, **arguments)
+
+
+def build_router_choice(section: RouterChoice) -> Choice:
+    """How a recipe's routers choose."""
+    return build_choice(**section.model_dump())
+
+
+def other_choices(recipe: Recipe) -> dict[str, RouterChoice]:
+    """What the arena compares joint training with: stages that train the same mixture with another choice."""
+    return {
+        "joint-top-p": TopPChoice(type="top_p"),
+        "joint-sigmoid": SigmoidChoice(type="sigmoid", top_k=recipe.assemble.num_experts_per_tok),
+    }
+
+
+def build_chosen_objective(section: MixtureTrainingSection) -> ChosenLanguageModeling:
+    """What a stage of the sparse mixture minimizes where its routers have a choice, which keeps its own balance."""
+    return ChosenLanguageModeling(router_z_loss_coef=section.router_z_loss_coef)
 
 
 def build_objective(section: MixtureTrainingSection) -> SparseLanguageModeling:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
 from moesaic.errors import DataError
+from moesaic.members import check_targets, import_peft
 from moesaic.planning import ModelSize, model_size, training_bytes, training_speed
-from moesaic.recipe.build import build_objective, build_options, build_sources
+from moesaic.recipe.build import build_objective, build_options, build_sources, other_choices
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.line_up import line_up
 from moesaic.recipe.load import LoadedRecipe, load_recipe
@@ -119,6 +122,7 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan | TaskPla
     problems = _source_problems(loaded)
     dense, checkpoint_problems = dense_config(loaded)
     problems += checkpoint_problems
+    problems += _adapter_problems(loaded.recipe, dense)
     free_memory, free_disk = psutil.virtual_memory().available, shutil.disk_usage(Path.cwd()).free
     if dense is None:
         return Plan(loaded.path.name, None, None, 0, free_memory, 0, free_disk, (), tuple(problems))
@@ -136,6 +140,20 @@ def check(recipe: str | Path, *, settings: Sequence[str] = ()) -> Plan | TaskPla
     work = Work(loaded, RunFolder(Path("runs") / loaded.name), Console(file=io.StringIO()))
     stages = _stages(work, dense, sparse, stage_spending(loaded.recipe, *sizes)) if fits else ()
     return Plan(loaded.path.name, *sizes, memory, free_memory, disk, free_disk, stages, tuple(problems))
+
+
+def _adapter_problems(recipe: Recipe, dense: Any) -> list[str]:
+    if recipe.experts.train != "lora" or recipe.experts.checkpoints or dense is None:
+        return []
+    try:
+        import_peft()
+        with torch.device("meta"):  # the layers' names, without their weights
+            check_targets(AutoModelForCausalLM.from_config(dense), recipe.experts.adapter.target_modules)
+    except ImportError as error:
+        return [f"experts.train: {error}"]
+    except ValueError as error:
+        return [f"experts.adapter.{error}"]
+    return []
 
 
 def _source_problems(loaded: LoadedRecipe[Recipe]) -> list[str]:
@@ -184,7 +202,7 @@ def _stages(work: Work, dense: Any, sparse: Any, spent: Mapping[str, Spending]) 
     for name, spending in spent.items():
         if name in wanted and spending.tokens:
             seconds = spending.tokens / sparse_speed
-            if name not in ("router", "joint"):
+            if name not in ("router", "joint", *other_choices(recipe)):
                 seconds = spending.flops / per_token / dense_speed if per_token else spending.tokens / dense_speed
             stages.append(StagePlan(name, spending.tokens, seconds))
     measured = recipe.arena.max_tokens * len(recipe.domain_names)

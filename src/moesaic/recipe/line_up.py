@@ -62,7 +62,10 @@ UNTRAINED = ("parameter_average", "average", "logit_average", "posterior")
 
 ROAD = ("seed", "experts", *UNTRAINED, "untrained", "router", "joint", "dense")
 
-WORDS = (*ROAD, "greedy_soup", "log_average", "sparse_posterior", *STACKERS, *TRAINED)
+CHOICES = {"joint_top_p": "mixture, top-p 0.9", "joint_sigmoid": "mixture, sigmoid with bias"}
+"""Words of mixtures whose routers choose in another way, each with a stage of its own, and their rows' names."""
+
+WORDS = (*ROAD, *CHOICES, "greedy_soup", "log_average", "sparse_posterior", *STACKERS, *TRAINED)
 """Everything that a recipe can ask for, one word a method."""
 
 
@@ -95,8 +98,9 @@ def _missing(work: Work, word: str) -> str | None:
     from_seed = word in ("seed", "dense", *TRAINED)
     if from_seed and not work.has_seed:
         return "needs a seed, and these experts are checkpoints. Give seed.checkpoint, or leave it out."
-    if word in ("router", "joint") and word not in work.mixture_stages:
-        return f"needs a stage that is left out. Set {word}.num_steps above 0, or leave it out."
+    stage = "joint" if word in CHOICES else word
+    if stage in ("router", "joint") and stage not in work.mixture_stages:
+        return f"needs a stage that is left out. Set {stage}.num_steps above 0, or leave it out."
     needs_validation = word in ("greedy_soup", "boosting", "reweighting", *STACKERS)
     if needs_validation and not work.recipe.data.validation_fraction:
         return "is fitted on validation text, and there is none. Set data.validation_fraction above 0."
@@ -142,6 +146,9 @@ def _combinations(work: Work, word: str) -> Iterable[Combination]:
     }
     if word in singles:
         yield singles[word]
+    elif word in CHOICES:
+        stage = word.replace("_", "-")
+        yield Combination(CHOICES[word], "mixture", (stage,), partial(work.load_stage, stage))
     elif word in STACKERS:
         yield _of_experts(work, STACKERS[word], partial(load_stacker, work, word), ("stackers",))
     elif word == "experts":

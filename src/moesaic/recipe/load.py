@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moesaic.errors import RecipeError
+from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_schema import TaskRecipe
 
@@ -119,6 +120,34 @@ def _check_consistency(recipe: Recipe, where: str) -> None:
         raise RecipeError(
             f"{where}, assemble.shared: {recipe.assemble.shared!r} is none of average, seed, {', '.join(names)}."
         )
+    _check_choices(recipe, where)
+
+
+def _check_choices(recipe: Recipe, where: str) -> None:
+    """Refuse choices of routers that do not fit the experts, and what a choice would ignore."""
+    choice = None
+    for name, section in {"router": recipe.router, "joint": recipe.joint}.items():
+        if not section.num_steps and section.choice is not None:
+            raise RecipeError(
+                f"{where}, {name}.choice: routers would choose by {section.choice.type!r} in a stage that is left out. "
+                f"Set {name}.num_steps above 0, or leave the choice out."
+            )
+        if section.choice is not None:
+            choice = section.choice
+            try:
+                made = build_router_choice(choice)
+                made.attach(len(recipe.domain_names), 1)
+                reason = made.why_no_gradient("logit")
+            except ValueError as error:
+                reason = str(error)
+            if reason:
+                raise RecipeError(f"{where}, {name}.choice: {reason}")
+        for key in ("router_aux_loss_coef", "router_domain_loss_coef"):
+            if choice is not None and key in section.model_fields_set and getattr(section, key):
+                raise RecipeError(
+                    f"{where}, {name}.{key}: routers that choose by {choice.type!r} keep their own balance, and have "
+                    "no such loss. Leave it out, or the choice."
+                )
 
 
 def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: str) -> None:
@@ -234,8 +263,8 @@ def _walk(location: Sequence[int | str], schema: type[BaseModel]) -> tuple[str, 
     models: list[type[BaseModel]] = [schema]
     spelled: list[str] = []
     for part in location:
-        chosen = [model for model in models if _word(model) == part]
-        if chosen:  # pydantic names the kind of source that it tried; a recipe has no such key
+        chosen = [model for model in models if len(models) > 1 and _word(model) == part]
+        if chosen:  # pydantic names the kind of section that it tried; a recipe has no such key
             models = chosen
             continue
         spelled.append(str(part))

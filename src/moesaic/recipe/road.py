@@ -10,10 +10,11 @@ from typing import Any
 from moesaic.arena import PlannedCost
 from moesaic.planning import model_size
 from moesaic.recipe import ensembles
-from moesaic.recipe.build import build_sources, dense_steps, ensemble_training
+from moesaic.recipe.build import build_sources, dense_steps, ensemble_training, other_choices
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.line_up import Combination, line_up
 from moesaic.recipe.preparing import prepare_data
+from moesaic.recipe.schema import MixtureTrainingSection, Recipe
 from moesaic.recipe.sizes import dense_config, mixture_config
 from moesaic.recipe.spending import Spending, stage_spending, total_spending
 from moesaic.recipe.work import Work
@@ -29,7 +30,7 @@ def plan_road(work: Work) -> list[Stage]:
     stages = [*_members(work), *_mixture(work)]
     combinations = line_up(work)
     needed = {name for combination in combinations for name in combination.needs}
-    stages += [stage for stage in _ensembles(work) if stage.name in needed]
+    stages += [stage for stage in (*_other_choices(work), *_ensembles(work)) if stage.name in needed]
     costs = row_costs(work, combinations, stages)
     rows = [_row(work, combination, costs[combination.name]) for combination in combinations]
     folders = [work.folder.path / str(row.place) for row in rows]
@@ -77,7 +78,9 @@ def _members(work: Work) -> list[Stage]:
     stages = [Stage("data", partial(prepare_data, work), _data_settings(work))]
     if work.has_seed:
         stages.append(Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True))
-    expert = recipe.experts.model_dump(include={"train", "training"}) | common
+    # Where no adapters are trained, they are no part of the key: runs from before there were any stay as they are.
+    read = {"train", "training"} | ({"adapter"} if recipe.experts.train == "lora" else set())
+    expert = recipe.experts.model_dump(include=read) | common
     for index, name in enumerate(work.expert_stages):
         train = partial(work.train_expert, index)
         stages.append(Stage(name, train, expert | {"index": index}, ("data", "seed"), shared=True))
@@ -93,12 +96,27 @@ def _mixture(work: Work) -> list[Stage]:
     before = "assemble"
     for name in work.mixture_stages:
         work_on = {"router": work.train_router, "joint": work.train_jointly}[name]
-        settings = getattr(recipe, name).model_dump() | common
-        stages.append(Stage(name, work_on, settings, ("data", before), shared=True))
+        stages.append(Stage(name, work_on, _mixture_settings(recipe, name) | common, ("data", before), shared=True))
         before = name
     if work.has_seed:
         dense = recipe.experts.training.model_dump() | common | {"num_steps": dense_steps(recipe)}
         stages.append(Stage("dense", work.train_dense, dense, ("data", "seed"), shared=True))
+    return stages
+
+
+def _mixture_settings(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """A stage's part of the recipe; where it says no choice, that is no part of the key, as before there were any."""
+    section: MixtureTrainingSection = getattr(recipe, stage)
+    return section.model_dump(exclude={"choice"} if section.choice is None else None)
+
+
+def _other_choices(work: Work) -> list[Stage]:
+    """Joint training with other choices, for the arena."""
+    stages = []
+    for name, choice in other_choices(work.recipe).items():
+        train = partial(work.train_jointly, title=name, choice=choice)
+        settings = _mixture_settings(work.recipe, "joint") | {"choice": choice.model_dump()} | _common(work)
+        stages.append(Stage(name, train, settings, ("data", work.stage_before_joint), shared=True))
     return stages
 
 

@@ -170,16 +170,33 @@ class SeedSection(Section):
         return values
 
 
+class AdapterSection(Section):
+    """The adapter of each expert, where `experts.train` is `lora`; it needs PEFT (`moesaic[adapters]`)."""
+
+    rank: PositiveInt = Field(8, description="Rank of the matrix that is added to a layer's.")
+    alpha: PositiveFloat = Field(16.0, description="Scale of that matrix, which is divided by the rank.")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="The linear layers that are adapted, in every layer of the model.",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of an adapter's inputs that are dropped while it is trained."
+    )
+
+
 class ExpertsSection(Section):
     """One expert a domain: branches of the seed, or checkpoints."""
 
     checkpoints: dict[str, str] = Field(
         default_factory=dict, description="A folder or Hub name for each domain; these experts are taken as they are."
     )
-    train: Literal["all", "feed_forward"] = Field(
+    train: Literal["all", "feed_forward", "lora"] = Field(
         "all",
         description="`all` is Branch-Train; `feed_forward` freezes all else, so that nothing needs averaging "
-        "(FlexOlmo's way).",
+        "(FlexOlmo's way); `lora` trains an adapter on the frozen seed and merges it into the expert.",
+    )
+    adapter: AdapterSection = Field(
+        default_factory=AdapterSection, description="The adapters that `train: lora` trains."
     )
     training: TrainingSection = Field(
         default_factory=lambda: TrainingSection(num_steps=150), description="Training of each expert on its domain."
@@ -203,8 +220,48 @@ class AssembleSection(Section):
     )
 
 
+class TopPChoice(Section):
+    """Each token uses its likeliest experts, as many as reach a share of the probability."""
+
+    type: Literal["top_p"]
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="The share that the experts used must reach.")
+    entropy_coef: Coefficient = Field(0.0, description="Coefficient of the router's entropy, which keeps experts few.")
+
+
+class SigmoidChoice(Section):
+    """Each token uses a fixed number of experts by scores with a bias, which balances the load without a loss."""
+
+    type: Literal["sigmoid"]
+    top_k: PositiveInt = Field(2, description="Experts that each token is sent to in each layer.")
+    bias_update_rate: Coefficient = Field(1e-3, description="By how much a bias is moved after an optimizer step.")
+
+
+class NoisyTopKChoice(Section):
+    """Each token uses a fixed number of experts by scores to which learned noise is added while training."""
+
+    type: Literal["noisy_top_k"]
+    top_k: PositiveInt = Field(2, description="Experts that each token is sent to in each layer.")
+
+
+class ReLUChoice(Section):
+    """Each token uses the experts with a positive score; a penalty that adapts holds their mean number."""
+
+    type: Literal["relu"]
+    num_active: PositiveFloat = Field(2.0, description="Experts that a token uses in each layer, on average.")
+
+
+RouterChoice = Annotated[TopPChoice | SigmoidChoice | NoisyTopKChoice | ReLUChoice, Field(discriminator="type")]
+
+
 class MixtureTrainingSection(TrainingSection):
     """One training stage of the sparse mixture."""
+
+    choice: RouterChoice | None = Field(
+        None,
+        description="How routers choose experts from this stage on; `assemble.num_experts_per_tok` of them if not "
+        "given. A choice keeps its own balance, in the place of the load-balance loss; the model that is made loads "
+        "where `moesaic.moe` is imported.",
+    )
 
     router_aux_loss_coef: Coefficient = Field(
         0.01,
@@ -307,6 +364,12 @@ class Recipe(Section):
         default_factory=EnsemblesSection, description="Ensembles that the arena may measure beside the mixture."
     )
     arena: ArenaSection = Field(default_factory=ArenaSection, description="The table.")
+
+    @property
+    def choice_at_the_end(self) -> RouterChoice | None:
+        """How the final mixture's routers choose: as the last stage of its training that says it."""
+        said = [section.choice for section in (self.joint, self.router) if section.num_steps and section.choice]
+        return said[0] if said else None
 
     @property
     def domain_names(self) -> tuple[str, ...]:

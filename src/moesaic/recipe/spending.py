@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesaic.planning import ModelSize
-from moesaic.recipe.build import dense_steps, ensemble_training, stage_tokens
+from moesaic.recipe.build import dense_steps, ensemble_training, other_choices, stage_tokens
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.schema import Recipe
 
 _FORWARD = 2
 _TRAINING = 6
+_ADAPTER_TRAINING = 4  # frozen weights have no gradients of their own
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Spending:
 
     Attributes:
         tokens: Tokens that were trained on.
-        flops: Floating-point operations: 6 for each active parameter and token, 2 where a model is only read.
+        flops: Floating-point operations: 6 for each active parameter and token, 4 where adapters are trained on
+            frozen weights, 2 where a model is only read.
 
     Reference: Kaplan et al. (2020), section 2.1, https://arxiv.org/abs/2001.08361
     """
@@ -42,15 +44,18 @@ def stage_spending(recipe: Recipe, dense: ModelSize, sparse: ModelSize) -> dict[
         sparse: Size of the mixture.
     """
 
-    def train(section: Any, size: ModelSize, num_steps: int | None = None) -> Spending:
+    def train(section: Any, size: ModelSize, num_steps: int | None = None, cost: int = _TRAINING) -> Spending:
         tokens = stage_tokens(section, recipe, num_steps)
-        return Spending(tokens, _TRAINING * size.active * tokens)
+        return Spending(tokens, cost * size.active * tokens)
 
     experts, ensembles = recipe.experts, recipe.ensembles
     spent = {"seed": train(recipe.seed.training, dense)}
     if not experts.checkpoints:
-        spent |= {f"expert-{name}": train(experts.training, dense) for name in recipe.domain_names}
+        cost = _ADAPTER_TRAINING if experts.train == "lora" else _TRAINING
+        spent |= {f"expert-{name}": train(experts.training, dense, cost=cost) for name in recipe.domain_names}
     spent |= {name: train(getattr(recipe, name), sparse) for name in ("router", "joint")}
+    # How many experts a choice will use is not known before; it is charged for as many as a fixed top k would be.
+    spent |= dict.fromkeys(other_choices(recipe), spent["joint"])
     spent["dense"] = train(experts.training, dense, dense_steps(recipe))
     member = train(ensemble_training(recipe, ensembles.bagging.num_members), dense)
     for number in range(1, ensembles.bagging.num_members + 1):

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.data import Sampler
-from moesaic.members import load_network
+from moesaic.members import adapter_names, load_network, merge_adapter, save_adapter
 from moesaic.moe import save_model
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.folder import RunFolder
@@ -67,10 +67,14 @@ class StageWork(Generic[_Recipe]):
         objective: Objective,
         sampler: Sampler,
     ) -> None:
-        """Train a network and save it with its history."""
+        """Train a network and save it with its history; adapters are saved by themselves, and merged into it."""
         self.fit(network, output, title, options, objective, sampler)
         if is_main():
-            save_model(network.cpu(), output / "model")
+            network = network.cpu()
+            for name in adapter_names(network):
+                save_adapter(network, name, output / "adapter")
+                network = merge_adapter(network, name)
+            save_model(network, output / "model")
             self.tokenizer.save_pretrained(output / "model")
             self.forget_checkpoints(output)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from moesaic.arena import ArenaTable, Bootstrap, Budget, Kind, Row, measure, oracle_row
 from moesaic.data import (
@@ -24,10 +25,25 @@ from moesaic.data import (
 from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, load_network, read_checkpoint
-from moesaic.moe import RouterMethod, assemble, initialize_router, write_router
-from moesaic.recipe.build import build_objective, build_options, build_seed, dense_steps, road_tokens
-from moesaic.recipe.schema import Recipe
+from moesaic.members import CausalLM, adapter_only, add_adapter, load_network, read_checkpoint
+from moesaic.moe import (
+    RouterMethod,
+    assemble,
+    choose_by,
+    find_choices,
+    initialize_router,
+    write_router,
+)
+from moesaic.recipe.build import (
+    build_chosen_objective,
+    build_objective,
+    build_options,
+    build_router_choice,
+    build_seed,
+    dense_steps,
+    road_tokens,
+)
+from moesaic.recipe.schema import MixtureTrainingSection, Recipe, RouterChoice
 from moesaic.recipe.spending import Spending
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
 from moesaic.training import (
@@ -109,12 +125,14 @@ class Work(StageWork[Recipe]):
         self.train(network, output, "seed", options, language_modeling, self.sampler(options))
 
     def train_expert(self, index: int, output: Path) -> None:
-        """Train a branch of the seed on one domain."""
-        section, recipe = self.recipe.experts, self.recipe
-        scales = FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        """Train a branch of the seed on one domain, or an adapter on the seed."""
+        section, recipe, name = self.recipe.experts, self.recipe, self.recipe.domain_names[index]
+        network, scales = self.load_stage("seed"), FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
+        if section.train == "lora":
+            add_adapter(network, name, seed=recipe.random_seed, **section.adapter.model_dump())
+            scales = adapter_only(name)
         options = build_options(section.training, recipe, scales)
-        title = f"expert-{recipe.domain_names[index]}"
-        self.train(self.load_stage("seed"), output, title, options, language_modeling, self.sampler(options, [index]))
+        self.train(network, output, f"expert-{name}", options, language_modeling, self.sampler(options, [index]))
 
     def train_dense(self, output: Path) -> None:
         """Train the seed on, on all domains, with the same tokens as experts, router and joint training together."""
@@ -125,16 +143,26 @@ class Work(StageWork[Recipe]):
     def train_router(self, output: Path) -> None:
         """Train the routers of the assembled mixture, all else frozen."""
         section = self.recipe.router
+        network = _choose(self.load_stage("assemble"), section.choice)
         options = build_options(section, self.recipe, ROUTER_ONLY)
-        network = self.load_stage("assemble")
-        self.train(network, output, "router", options, build_objective(section), self.sampler(options))
+        self._train_mixture(network, output, "router", section, options)
 
-    def train_jointly(self, output: Path) -> None:
-        """Train the whole mixture."""
+    def train_jointly(self, output: Path, title: str = "joint", choice: RouterChoice | None = None) -> None:
+        """Train the whole mixture; with another choice than the recipe's where one is given."""
         section = self.recipe.joint
-        network = self.load_stage("router" if self.recipe.router.num_steps else "assemble")
-        options = build_options(section, self.recipe)
-        self.train(network, output, "joint", options, build_objective(section), self.sampler(options))
+        network = _choose(self.load_stage(self.stage_before_joint), choice or section.choice)
+        self._train_mixture(network, output, title, section, build_options(section, self.recipe))
+
+    def _train_mixture(
+        self,
+        network: PreTrainedModel,
+        output: Path,
+        title: str,
+        section: MixtureTrainingSection,
+        options: TrainingOptions,
+    ) -> None:
+        objective = build_chosen_objective(section) if find_choices(network) else build_objective(section)
+        self.train(network, output, title, options, objective, self.sampler(options))
 
     def sampler(self, options: TrainingOptions, domains: Sequence[int] | None = None) -> BatchSampler:
         """The batches of a training stage, from the training documents of all domains or some."""
@@ -245,7 +273,7 @@ class Work(StageWork[Recipe]):
         card = model_card(
             title=self.loaded.name,
             experts=self.recipe.domain_names,
-            top_k=self.recipe.assemble.num_experts_per_tok,
+            top_k=None if self.recipe.choice_at_the_end else self.recipe.assemble.num_experts_per_tok,
             verdict=self.table.verdict(),
             table=self.table.to_markdown(),
             versions=versions(),
@@ -305,6 +333,11 @@ class Work(StageWork[Recipe]):
         return tuple(name for name in ("router", "joint") if getattr(self.recipe, name).num_steps)
 
     @property
+    def stage_before_joint(self) -> str:
+        """The stage whose model is trained jointly."""
+        return "router" if self.recipe.router.num_steps else "assemble"
+
+    @property
     def training_stages(self) -> tuple[str, ...]:
         """All stages that train something."""
         seed = ("seed",) if self.has_seed else ()
@@ -321,3 +354,8 @@ class Work(StageWork[Recipe]):
         """The checkpoint that brings the tokenizer; ``None`` if one is trained."""
         source = self.recipe.seed.checkpoint or next(iter(self.recipe.experts.checkpoints.values()), None)
         return None if source is None else self.resolve(source)
+
+
+def _choose(network: PreTrainedModel, choice: RouterChoice | None) -> PreTrainedModel:
+    """The same model with routers that choose as they are told; as they did so far if they are told nothing."""
+    return network if choice is None else choose_by(network, build_router_choice(choice))

@@ -48,6 +48,7 @@ from moesaic.training.routed import (
     fit_router,
     router_alarms,
 )
+from moesaic.training.selective import calibrate_selective
 from moesaic.training.sequence_to_sequence import (
     RoutedSequenceToSequence,
     SequenceToSequence,
@@ -122,6 +123,7 @@ __all__ = [
     "average_parameters",
     "bag",
     "boost",
+    "calibrate_selective",
     "collect_held_out",
     "combined_nats",
     "fit",

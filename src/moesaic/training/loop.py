@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moesaic.data import Sampler, TrainingBatch
 from moesaic.errors import TrainingError
+from moesaic.multi_task_mixture import MultiTaskMixture
+from moesaic.routed_mixture import RoutedMixture
 from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective
@@ -135,7 +137,17 @@ class _StepLosses(nn.Module):
 def _share(step_losses: _StepLosses, device: torch.device) -> nn.Module:
     if num_processes() == 1:
         return step_losses
-    return DistributedDataParallel(step_losses, device_ids=[device.index] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        step_losses,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=_leaves_members_out(step_losses),
+    )
+
+
+def _leaves_members_out(network: nn.Module) -> bool:
+    """Whether a member may get no row in one process and some in another; it then has gradients in the second alone."""
+    chooses = (module for module in network.modules() if isinstance(module, (RoutedMixture, MultiTaskMixture)))
+    return any(mixture.top_k is not None for mixture in chooses)
 
 
 def _accumulate(step_losses: nn.Module, batch: TrainingBatch, options: TrainingOptions) -> dict[str, float]:

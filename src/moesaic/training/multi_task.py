@@ -56,9 +56,11 @@ class MultiTaskObjective:
         """Compute the losses of a multi-task mixture on a batch.
 
         Raises:
-            ValueError: If a task has no head, or the labels have not one column a task.
+            ValueError: If a task has no head, the labels have not one column a task, or routers are to be trained that
+                cannot learn.
         """
         check_heads(self.tasks, network)
+        _check_routers_learn(network)
         labels = batch.labels
         if labels.dim() != 2 or labels.shape[1] != len(self.tasks):
             raise ValueError(
@@ -69,7 +71,7 @@ class MultiTaskObjective:
         total, parts = torch.zeros((), device=labels.device), {}
         for column, task in enumerate(self.tasks):
             loss = _task_loss(outputs[task], labels[:, column], batch.weights, regression=task in network.regression)
-            balance, balance_parts = self.balance(outputs[task].routing, None)
+            balance, balance_parts = self.balance(outputs[task].routing, network.top_k)
             total = total + self._weigh(network, task, loss) + balance
             parts[f"{task}/loss"] = loss
             parts |= {f"{task}/{name}": part for name, part in balance_parts.items()}
@@ -81,6 +83,15 @@ class MultiTaskObjective:
         log_variance = mixture.log_variances[mixture.tasks.index(task)]
         factor = 0.5 if task in mixture.regression else 1.0
         return factor * (-log_variance).exp() * loss + 0.5 * log_variance
+
+
+def _check_routers_learn(mixture: MultiTaskMixture) -> None:
+    trained = any(parameter.requires_grad for parameter in mixture.routers.parameters())
+    if mixture.top_k == 1 and mixture.normalize and len(mixture.members) > 1 and trained:
+        raise ValueError(
+            "With top_k=1 and normalize=True every chosen expert has the weight 1, so the routers cannot learn. Use "
+            "normalize=False, or train with top_k=None or 2 and set mixture.top_k to 1 afterwards."
+        )
 
 
 def _task_loss(

@@ -194,7 +194,7 @@ class ChosenLanguageModeling:
             "nats": nats,
             "router_penalty": torch.stack(penalties).sum(),
             "router_z": router_z_loss([routing.router_logits for routing in layers]),
-            "experts_used": torch.stack([(routing.weights > 0).sum(-1).float().mean() for routing in layers]).mean(),
+            "experts_used": torch.stack([routing.num_used.float().mean() for routing in layers]).mean(),
         }
         total = nats + parts["router_penalty"] + self.router_z_loss_coef * parts["router_z"]
         return Losses(total, parts)

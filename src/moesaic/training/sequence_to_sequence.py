@@ -70,7 +70,7 @@ class RoutedSequenceToSequence:
     def __call__(self, network: Seq2SeqMixture, batch: PairBatch) -> Losses:
         """Compute the losses; each member runs on the pairs whose sources its router gives it."""
         router = _router(network)
-        chosen = router.route(batch.source_ids, batch.source_mask.bool()).weights.argmax(dim=-1)  # (batch,)
+        chosen = router.route_source(batch.source_ids, batch.source_mask.bool()).weights.argmax(dim=-1)  # (batch,)
         total = batch.source_ids.new_zeros((), dtype=torch.float32)
         num_scored = (batch.labels != NOT_SCORED).sum()
         for member, is_its in zip(network.members, F.one_hot(chosen, len(network.members)).bool().T, strict=True):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from moesaic.data import BatchSampler, Data, load_domain, name_sources, pack_documents
 from moesaic.errors import DataError
+from moesaic.members import AdaptedLM, adapter_only
 from moesaic.mixture import Mixture
 from moesaic.moe import find_choices, is_sparse
 from moesaic.training.loop import fit
@@ -24,7 +25,7 @@ from moesaic.types import Member
 FEED_FORWARD_ONLY = {"*": 0.0, "*.mlp.*": 1.0}
 """Learning-rate scales that train a dense model's feed-forward layers alone: what an expert does not share."""
 
-ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0, "combiner.*": 1.0}
+ROUTER_ONLY = {"*": 0.0, "*.gate.weight": 1.0, "*.gate.choice.*": 1.0, "combiner.*": 1.0}
 """Learning-rate scales that train routers alone: those inside a sparse model, or a mixture's combiner."""
 
 
@@ -41,7 +42,7 @@ def train(
 
     The loss is that of the next token; a sparse mixture's load-balance and z-loss are added, and the penalty that a
     combiner of whole models asks for. Domains are drawn equally often. Train a mixture's router first, then everything
-    jointly: that is two calls.
+    jointly: that is two calls. Of a member that is an adapter on a backbone, the adapter alone is trained.
 
     Args:
         model: What :func:`moesaic.load_member` returned, or a :class:`moesaic.Mixture`.
@@ -69,7 +70,10 @@ def train(
         >>> history[-1].loss < history[0].loss
         True
     """
-    scales = (ROUTER_ONLY if only == "router" else {}) | dict(options.pop("learning_rate_scales", {}))
+    frozen = ROUTER_ONLY if only == "router" else {}
+    if isinstance(model.network, AdaptedLM):
+        frozen = adapter_only(model.network.adapter)
+    scales = frozen | dict(options.pop("learning_rate_scales", {}))
     settings = TrainingOptions(**options, learning_rate_scales=scales)
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, so it cannot read text. Load it with one.")

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from moesaic.arena.bias.bbq import AnswerScores, Question, read_bbq, score_bbq
 from moesaic.arena.bias.crows_pairs import PairScores, SentencePair, read_crows_pairs, score_crows_pairs
 from moesaic.arena.bootstrap import Bootstrap, Interval
-from moesaic.arena.grid import Grid, GridColumn, GridSection
+from moesaic.arena.grid import Grid, GridColumn, GridSection, row_called
 from moesaic.arena.scores import METRICS, DomainScores, Metric
 from moesaic.types import Member
 
@@ -65,10 +65,7 @@ class BiasTable:
         Raises:
             KeyError: If there is none.
         """
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(f"The table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}.")
+        return row_called(name, self.rows)
 
     @property
     def metrics(self) -> list[Metric]:

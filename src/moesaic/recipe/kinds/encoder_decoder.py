@@ -23,14 +23,13 @@ from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe, TaskTr
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask
 from moesaic.training import (
+    ROUTER_ONLY,
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
     TrainingOptions,
     use_short_attention,
 )
-
-ROUTER_ONLY = {"*": 0.0, "combiner.*": 1.0}
 
 
 @dataclass(frozen=True)

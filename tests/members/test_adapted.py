@@ -1,0 +1,175 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from moesaic.arena import active_parameters, total_parameters
+from moesaic.combiners import Average, Posterior, Routed, SparsePosterior, Weighted
+from moesaic.members import CausalLM, adapter_members, add_adapter, merge_adapter
+from moesaic.mixture import Mixture
+from moesaic.testing import tiny_causal_lm, tiny_tokenizer
+from moesaic.training import train
+
+TOKENS = torch.tensor([[5, 17, 8, 42], [4, 9, 61, 30]])
+MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+NAMES = ("general", "news", "law")
+COMBINERS = {
+    "average": Average,
+    "weighted": Weighted,
+    "routed": lambda: Routed(top_k=2),
+    "posterior": Posterior,
+    "sparse posterior": lambda: SparsePosterior(after=5),
+}
+
+
+@pytest.fixture
+def backbone():
+    network = tiny_causal_lm()
+    for seed, name in enumerate(NAMES):
+        add_adapter(network, name, rank=2, seed=seed)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for place, tensor in network.named_parameters():
+            if ".lora_B." in place:
+                tensor.normal_(std=0.3, generator=generator)
+    return CausalLM("tiny", network, tiny_tokenizer())
+
+
+def merged_members(backbone):
+    """The same members, each with weights of its own."""
+    return [CausalLM(name, merge_adapter(backbone.network, name), backbone.tokenizer) for name in NAMES]
+
+
+def generate(mixture, **arguments):
+    arguments = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0} | arguments
+    return mixture.generate(TOKENS, attention_mask=MASK, **arguments)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+@torch.no_grad()
+def test_a_mixture_of_adapters_equals_the_mixture_of_merged_models(backbone, combiner):
+    shared = Mixture(adapter_members(backbone), COMBINERS[combiner]()).eval()
+    apart = Mixture(merged_members(backbone), COMBINERS[combiner]()).eval()
+    for mask in (None, MASK):
+        ours, theirs = shared(TOKENS, attention_mask=mask), apart(TOKENS, attention_mask=mask)
+        kept = slice(None) if mask is None else mask.bool()
+        torch.testing.assert_close(ours.logits[kept], theirs.logits[kept], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours.routing.weights[kept], theirs.routing.weights[kept], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_it_generates_with_a_cache_what_it_does_without_one(backbone, combiner, num_beams):
+    shared = Mixture(adapter_members(backbone), COMBINERS[combiner]()).eval()
+    cached = generate(shared, num_beams=num_beams)
+    assert torch.equal(cached, generate(shared, num_beams=num_beams, use_cache=False))
+    assert torch.equal(cached, generate(Mixture(merged_members(backbone), COMBINERS[combiner]()), num_beams=num_beams))
+
+
+@torch.no_grad()
+def test_one_call_of_the_backbone_runs_all_members(backbone):
+    calls = []
+    backbone.network.register_forward_pre_hook(lambda _, inputs, keywords: calls.append(keywords), with_kwargs=True)
+    mixture = Mixture(adapter_members(backbone), Average()).eval()
+    mixture(TOKENS)
+    assert [len(call["input_ids"]) for call in calls] == [len(NAMES) * len(TOKENS)]
+
+
+@torch.no_grad()
+def test_members_that_no_text_depends_on_are_not_run(backbone):
+    rows = []
+    backbone.network.register_forward_pre_hook(
+        lambda _, inputs, keywords: rows.append(len(keywords["input_ids"])), with_kwargs=True
+    )
+    generate(Mixture(adapter_members(backbone), SparsePosterior(after=5, keep=1)).eval(), max_new_tokens=5)
+    # The prompt has four tokens: two calls read fewer than five, the next has read them.
+    assert rows[0] == len(NAMES) * len(TOKENS) and rows[-1] == len(TOKENS)
+
+
+@torch.no_grad()
+def test_adapters_stand_beside_members_of_other_kinds(backbone):
+    other = CausalLM("other", tiny_causal_lm(seed=7), backbone.tokenizer)
+    general, news, law = adapter_members(backbone)
+    shared = Mixture([general, other, Mixture([news, law], Average(), name="inner")], Posterior()).eval()
+    one, two, three = merged_members(backbone)
+    apart = Mixture([one, other, Mixture([two, three], Average(), name="inner")], Posterior()).eval()
+    torch.testing.assert_close(shared(TOKENS).logits, apart(TOKENS).logits, rtol=1e-3, atol=1e-3)
+    assert torch.equal(generate(shared), generate(apart))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@torch.no_grad()
+def test_it_is_saved_with_the_backbone_once_and_loaded_as_it_was(tmp_path, tied):
+    network = tiny_causal_lm(tie_word_embeddings=tied)
+    network.tie_weights()
+    for seed, name in enumerate(NAMES):
+        add_adapter(network, name, rank=2, seed=seed)
+        for place, tensor in network.named_parameters():
+            if f".lora_B.{name}." in place:
+                tensor.fill_(0.1 * (seed + 1))
+    mixture = Mixture(adapter_members(CausalLM("tiny", network, tiny_tokenizer())), Posterior()).eval()
+    mixture.save_pretrained(tmp_path)
+    saved = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert saved == total_parameters(network)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert total_parameters(again) == saved
+    assert torch.equal(again(TOKENS).logits, mixture(TOKENS).logits)
+    assert torch.equal(generate(again), generate(mixture))
+
+
+@torch.no_grad()
+def test_a_member_that_leaves_is_not_saved(backbone, tmp_path):
+    mixture = Mixture(adapter_members(backbone), Average()).eval()
+    left = mixture.remove_member("general")
+    left.save_pretrained(tmp_path)
+    assert not any(".general." in name for name in load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(TOKENS).logits, left(TOKENS).logits)
+
+
+def test_a_backbone_that_is_shared_across_nested_mixtures_is_not_saved_by_halves(backbone, tmp_path):
+    general, news, law = adapter_members(backbone)
+    nested = Mixture([general, Mixture([news, law], Average(), name="inner")], Average())
+    with pytest.raises(RuntimeError, match="contained shared tensors"):
+        nested.save_pretrained(tmp_path)
+
+
+def test_the_combiner_is_trained_through_the_shared_call(backbone):
+    mixture = Mixture(adapter_members(backbone), Weighted())
+    before = {name: tensor.clone() for name, tensor in mixture.named_parameters()}
+
+    class Rhyme:
+        def documents(self):
+            yield "the cat sat on the mat " * 20
+
+    train(mixture, Rhyme(), only="router", num_steps=5, batch_size=4, sequence_length=16, learning_rate=1e-2)
+    changed = {name for name, tensor in mixture.named_parameters() if not torch.equal(tensor, before[name])}
+    assert changed and all(name.startswith("combiner.") for name in changed)
+
+
+def test_gradients_reach_the_adapters_as_they_reach_merged_weights(backbone):
+    mixture = Mixture(adapter_members(backbone), Average())
+    loss = mixture(TOKENS, labels=TOKENS).loss
+    loss.backward()
+    reached = {name for name, tensor in backbone.network.named_parameters() if tensor.grad is not None}
+    assert all(name in reached for name, _ in backbone.network.named_parameters() if ".lora_" in name)
+
+
+def test_only_the_adapter_that_reads_counts_as_active(backbone):
+    mixture = Mixture(adapter_members(backbone), Average())
+    merged = total_parameters(merge_adapter(backbone.network, "news"))
+    adapters = total_parameters(backbone.network) - merged
+    assert active_parameters(mixture.members[0]) == merged + adapters // 3
+    assert total_parameters(mixture) == merged + adapters
+
+
+def test_recomputed_layers_are_refused(backbone):
+    (news,) = adapter_members(backbone, ["news"])
+    for layer in backbone.network.model.layers:
+        layer.gradient_checkpointing = True
+    news.network.train()
+    with pytest.raises(ValueError) as error:
+        news.network(TOKENS)
+    assert str(error.value) == (
+        "A backbone whose adapters are chosen by row cannot recompute its layers. Turn that off by "
+        "activation_checkpointing_disable(), and save memory by gradient_accumulation_steps."
+    )
