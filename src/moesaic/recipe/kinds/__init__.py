@@ -5,11 +5,13 @@ from pathlib import Path
 from moesaic.recipe.kinds.encoder_decoder import EncoderDecoderKind
 from moesaic.recipe.kinds.kind import Fit, ModelKind, read_split
 from moesaic.recipe.kinds.sentence_scorer import SentenceScorerKind
+from moesaic.recipe.kinds.span_reader import SpanReaderKind
 from moesaic.recipe.task_schema import TaskRecipe
 
 KINDS: dict[str, type[ModelKind]] = {
     "encoder_decoder": EncoderDecoderKind,
     "sentence_scorer": SentenceScorerKind,
+    "span_reader": SpanReaderKind,
 }
 """Registered word of every kind of model, as recipes spell it."""
 
