@@ -32,9 +32,9 @@ def recipe(tmp_path_factory):
     values = {
         "task": {"type": "summarization"},
         "data": {"domains": domains, "validation_fraction": 0.2, "test_fraction": 0.2},
-        "model": {"type": "sentence_scorer", "features": ["cues", "words"], "max_words": 30, "hidden_size": 16},
+        "model": {"type": "sentence_scorer", "features": ["cues", "words"], "max_words": 60, "hidden_size": 16},
         "experts": {"num_members": 2, "training": STAGE},
-        "router": {"training": STAGE},
+        "router": {"training": STAGE | {"learning_rate": 1e-1}},
         "joint": STAGE | {"num_steps": 3},
         "arena": {"num_resamples": 20, "max_examples": 5},
     }
@@ -119,13 +119,13 @@ def test_a_change_of_the_cut_makes_the_data_anew(finished, recipe):
         ),
         (
             "decoding.num_beams=2",
-            "sum.yaml, decoding: this says nothing to models of the type 'sentence_scorer', which write nothing of "
-            "their own. Leave it out.",
+            "sum.yaml, decoding: this says nothing to the models of this recipe, of the type 'sentence_scorer'. Leave "
+            "it out.",
         ),
         (
             "experts.training.label_smoothing=0.1",
-            "sum.yaml, experts.training.label_smoothing: this says nothing to models of the type 'sentence_scorer', "
-            "which write nothing of their own. Leave it out.",
+            "sum.yaml, experts.training.label_smoothing: this says nothing to the models of this recipe, of the type "
+            "'sentence_scorer'. Leave it out.",
         ),
         ("model.feature=[cues]", "sum.yaml, model: unknown key 'feature'. Did you mean 'features'?"),
     ],
@@ -138,7 +138,10 @@ def test_what_does_not_fit_the_kind_of_model_is_refused(recipe, setting, message
 def test_experts_of_another_kind_are_refused(recipe, tmp_path):
     (tmp_path / "answerer.json").write_text('{"type": "oracle"}')
     settings = [f"experts.checkpoints.{name}={tmp_path}" for name in ("news", "sport")]
-    message = f"{tmp_path}/answerer.json: the kind 'oracle' is not known; there are encoder_decoder, sentence_scorer."
+    message = (
+        f"{tmp_path}/answerer.json: the kind 'oracle' is not known; there are "
+        "sentence_scorer, span_reader, encoder_decoder."
+    )
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)
 

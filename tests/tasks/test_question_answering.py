@@ -26,7 +26,7 @@ def test_a_question_is_asked_without_its_answer():
     assert QuestionAnswering(template="{question} {choices}").source(unanswered, "here") == "Who? Ann\nBen"
 
 
-def test_a_row_without_answers_can_be_asked():
+def test_question_and_context_go_with_a_pair():
     asked = QuestionAnswering().ask({"question": "Who sang?", "context": "Ann sang."}, "the prompt")
     assert asked.source == "Ann sang.\nQuestion: Who sang?\nAnswer:"
     assert question_of(asked) == Question("Who sang?", "Ann sang.", ())

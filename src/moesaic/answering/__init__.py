@@ -2,6 +2,7 @@
 
 from moesaic.answering.answerer import ANSWERERS, Answered, Answerer, load_answerer
 from moesaic.answering.sentences import SentenceAnswerer
+from moesaic.answering.spans import SpanAnswerer
 from moesaic.answering.writing import WritingAnswerer
 
-__all__ = ["ANSWERERS", "Answered", "Answerer", "SentenceAnswerer", "WritingAnswerer", "load_answerer"]
+__all__ = ["ANSWERERS", "Answered", "Answerer", "SentenceAnswerer", "SpanAnswerer", "WritingAnswerer", "load_answerer"]

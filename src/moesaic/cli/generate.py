@@ -24,10 +24,10 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to add at most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams that a model of a task searches.")] = 1,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams that a model of a task searches which writes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Makes the random choices.")] = 0,
 ) -> None:
-    """Continue a text, or translate it where the run is one of translation, and say which experts wrote the answer."""
+    """Continue a text, or do on it what a run's models were trained for, and say which experts gave the answer."""
     with refusing_wrong_values():
         answer = moesaic.generate(
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from moesaic.data.sources import Source
@@ -40,6 +40,7 @@ def load_domain(
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
     max_bytes: int | None = None,
+    group_of: Callable[[str], str] | None = None,
 ) -> Domain:
     """Read a source into a domain.
 
@@ -55,6 +56,8 @@ def load_domain(
         validation_fraction: Share of the documents for validation, where these have no source.
         test_fraction: Share of the documents for testing, where these have no source.
         max_bytes: Stop reading a source when this many bytes of UTF-8 are reached.
+        group_of: Says of a document what decides its split in place of its content; equal for those that belong
+            together.
 
     Raises:
         DataError: If a source has no text.
@@ -68,6 +71,8 @@ def load_domain(
     test_end = test_fraction if test is None else 0.0
     validation_end = test_end + (validation_fraction if validation is None else 0.0)
     for document, place in _documents(name, source, seen, max_bytes):
+        if group_of is not None:
+            place = _place(hashlib.blake2b(group_of(document).encode(), digest_size=16).digest())
         splits["test" if place < test_end else "validation" if place < validation_end else "train"].append(document)
     return Domain(name, *(tuple(splits[split]) for split in ("train", "validation", "test")))
 
@@ -84,9 +89,13 @@ def _documents(name: str, source: Source, seen: set[bytes], max_bytes: int | Non
         if digest in seen:
             continue
         seen.add(digest)
-        yield document, int.from_bytes(digest[:8]) / 2**64
+        yield document, _place(digest)
         num_bytes += len(content)
         if max_bytes is not None and num_bytes >= max_bytes:
             break
     if is_empty:
         raise DataError(f"Domain {name!r} is empty: {source} has no text. Point it to documents.")
+
+
+def _place(digest: bytes) -> float:
+    return int.from_bytes(digest[:8]) / 2**64

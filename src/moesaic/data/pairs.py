@@ -76,14 +76,25 @@ def load_pair_domain(
     test: Source | None = None,
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
+    group_field: str | None = None,
 ) -> PairDomain:
     """Read rows into pairs, deduplicated and split as documents are (:func:`moesaic.data.load_domain`).
 
+    Args:
+        name: What to call the domain.
+        source: Where the rows come from.
+        read: Makes a pair of a row.
+        validation: Where those for validation come from, if not from the same source.
+        test: Where those for testing come from, if not from the same source.
+        validation_fraction: Share of the rows for validation, where these have no source.
+        test_fraction: Share of the rows for testing, where these have no source.
+        group_field: A field of which rows with the same value come into the same split, in whichever domain they are.
+
     Raises:
-        DataError: If a source has no rows, or a row does not fit the task.
+        DataError: If a source has no rows, a row does not fit the task, or one lacks the field of its group.
     """
     given = {"source": source, "validation": validation, "test": test}
-    as_text = {use: None if rows is None else _PairText(name, rows, read) for use, rows in given.items()}
+    as_text = {use: None if rows is None else _PairText(name, rows, read, group_field) for use, rows in given.items()}
     assert as_text["source"] is not None
     domain = load_domain(
         name,
@@ -92,6 +103,7 @@ def load_pair_domain(
         test=as_text["test"],
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        group_of=None if group_field is None else as_text["source"].groups.__getitem__,
     )
     splits = (domain.train, domain.validation, domain.test)
     return PairDomain(name, *(tuple(map(read_pair, split)) for split in splits))
@@ -99,11 +111,17 @@ def load_pair_domain(
 
 @dataclass(frozen=True)
 class _PairText:
-    """Pairs as documents: one line of JSON each, so that they are told apart and split by all that they say."""
+    """Pairs as documents: one line of JSON each, so that they are told apart and split by all that they say.
+
+    Attributes:
+        groups: The group of every line that was read, where rows have groups.
+    """
 
     name: str
     source: Source
     read: ReadPair
+    group_field: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
 
     def documents(self) -> Iterator[str]:
         if not isinstance(self.source, RowSource):
@@ -112,7 +130,15 @@ class _PairText:
                 "of the type jsonl, parquet or hub."
             )
         for place, row in self.source.rows():
-            yield write_pair(self.read(row, place))
+            line = write_pair(self.read(row, place))
+            if self.group_field is not None:
+                if self.group_field not in row:
+                    raise DataError(
+                        f"{place}: there is no field {self.group_field!r}, by which rows are kept together; there are "
+                        f"{', '.join(row)}."
+                    )
+                self.groups[line] = str(row[self.group_field])
+            yield line
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

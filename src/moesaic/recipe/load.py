@@ -172,8 +172,7 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
     for key in recipe.model.unused:
         if _is_given(recipe, key.split(".")):
             raise RecipeError(
-                f"{where}, {key}: this says nothing to models of the type {word!r}, which write nothing of their own. "
-                "Leave it out."
+                f"{where}, {key}: this says nothing to the models of this recipe, of the type {word!r}. Leave it out."
             )
 
 

@@ -42,17 +42,21 @@ def prepare_data(work: Work, output: Path) -> None:
 
 
 def _read_domains(work: Work) -> list[Domain]:
-    section = work.recipe.data
-    return [
-        load_domain(
-            domain.name,
-            **build_sources(domain, work.loaded.path.parent),
-            validation_fraction=section.validation_fraction,
-            test_fraction=section.test_fraction,
-            max_bytes=None if section.max_megabytes is None else int(section.max_megabytes * 1e6),
+    section, domains = work.recipe.data, []
+    for domain in section.domains:
+        sources = build_sources(domain, work.loaded.path.parent)
+        domains.append(
+            load_domain(
+                domain.name,
+                sources["source"],
+                validation=sources.get("validation"),
+                test=sources.get("test"),
+                validation_fraction=section.validation_fraction,
+                test_fraction=section.test_fraction,
+                max_bytes=None if section.max_megabytes is None else int(section.max_megabytes * 1e6),
+            )
         )
-        for domain in section.domains
-    ]
+    return domains
 
 
 def _make_tokenizer(work: Work, domains: Sequence[Domain]) -> PreTrainedTokenizerBase:

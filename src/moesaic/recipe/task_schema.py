@@ -91,6 +91,12 @@ class TaskDataSection(Section):
     test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.05, description="Share of the rows that the arena measures on, where these have no source."
     )
+    group_field: str | None = Field(
+        None,
+        # Left out where it says nothing, as is the type of the default kind of model.
+        exclude_if=lambda name: name is None,
+        description="A field of which rows with the same value are never split up: the article of a question, say.",
+    )
 
 
 class EncoderDecoderSection(Section):
@@ -161,12 +167,41 @@ class SentenceScorerSection(Section):
     )
 
 
+class SpanReaderSection(Section):
+    """Every expert and the dense model read answers in the text that a question is about (a BERT)."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("question_answering",)
+
+    type: Literal["span_reader"]
+    encoder: str | None = Field(
+        None,
+        description="A folder or Hub name of an encoder to start every model from; the sizes below are then its own.",
+    )
+    hidden_size: PositiveInt = Field(128, description="Width of the model.")
+    intermediate_size: PositiveInt = Field(512, description="Width of each feed-forward layer.")
+    num_hidden_layers: PositiveInt = Field(3, description="Number of layers.")
+    num_attention_heads: PositiveInt = Field(4, description="Attention heads of every layer.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of activations dropped in training.")
+    max_length: Annotated[int, Field(ge=96)] = Field(
+        256, description="Tokens of a window, with the question; longer texts are read in several."
+    )
+    stride: Count = Field(64, description="Tokens that neighbouring windows share.")
+    max_answer_tokens: PositiveInt = Field(30, description="Tokens of an answer at most.")
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys of a recipe that say nothing to such models."""
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "dropout")
+        given = ("data.vocab_size", *(f"model.{size}" for size in sizes)) if self.encoder else ()
+        return (*_WRITING, *given)
+
+
 def _name_default_kind(section: Any) -> Any:
     return {"type": "encoder_decoder"} | section if isinstance(section, dict) else section
 
 
 ModelSection = Annotated[
-    EncoderDecoderSection | CausalSection | SentenceScorerSection,
+    EncoderDecoderSection | CausalSection | SentenceScorerSection | SpanReaderSection,
     Field(discriminator="type"),
     BeforeValidator(_name_default_kind),
 ]

@@ -89,6 +89,7 @@ class TaskWork(StageWork[TaskRecipe]):
             **{use: build_source(source, folder) for use, source in sources.items() if source is not None},
             validation_fraction=self.recipe.data.validation_fraction,
             test_fraction=self.recipe.data.test_fraction,
+            group_field=self.recipe.data.group_field,
         )
         return replace(domain, test=domain.test[: self.recipe.arena.max_examples])
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from moesaic.recipe.kinds.kind import Fit, ModelKind, read_split
 from moesaic.recipe.kinds.sentence_scorer import SentenceScorerKind
+from moesaic.recipe.kinds.span_reader import SpanReaderKind
 from moesaic.recipe.kinds.writing import CausalKind, EncoderDecoderKind
 from moesaic.recipe.task_schema import TaskRecipe
 
@@ -11,6 +12,7 @@ KINDS: dict[str, type[ModelKind]] = {
     "causal": CausalKind,
     "encoder_decoder": EncoderDecoderKind,
     "sentence_scorer": SentenceScorerKind,
+    "span_reader": SpanReaderKind,
 }
 """Registered word of every kind of model, as recipes spell it."""
 
