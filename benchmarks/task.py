@@ -1,20 +1,29 @@
 """The table of a task's run, as records for the documentation.
 
     python -m benchmarks.task recipes/translation.yaml
+    python -m benchmarks.task recipes/translation.yaml --expert en-de
 
 Does what ``moesaic run`` does, and a run that is finished is only read. One record a metric, one of the costs and one
-of the router; all figures with their intervals are beside them as CSV.
+of the router; all figures with their intervals are beside them as CSV. With ``--expert``, one domain's expert is
+trained and nothing else, and measured on its own domain.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from benchmarks.record import RESULTS, save
 from moesaic import run
 from moesaic.arena.grid import NAME
+from moesaic.recipe.folder import RunFolder
+from moesaic.recipe.load import load_recipe
+from moesaic.recipe.task_work import ANSWERS, TaskWork
 
 
 def main() -> None:
@@ -22,12 +31,22 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="A recipe that names a task.")
     parser.add_argument("--run", type=Path, help="The run's folder; runs/NAME-OF-RECIPE if not given.")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="Change one value of the recipe.")
+    parser.add_argument("--expert", metavar="DOMAIN", help="Measure this domain's expert alone.")
     arguments = parser.parse_args()
-    table = run(arguments.recipe, settings=arguments.settings, folder=arguments.run).task_table
-    stem, grid = arguments.recipe.stem, table.grid()
-    changed = "".join(f" --set {setting}" for setting in arguments.settings)
-    facts = {
-        "command": f"task {arguments.recipe.as_posix()}{changed}",
+    place = arguments.run or Path("runs") / arguments.recipe.stem
+    command = f"task {arguments.recipe.as_posix()}"
+    command += "".join(f" --set {setting}" for setting in arguments.settings)
+    if arguments.expert is None:
+        save_table(arguments.recipe, arguments.settings, place, command)
+    else:
+        save_expert(arguments.recipe, arguments.settings, place, arguments.expert, command)
+
+
+def save_table(recipe: Path, settings: list[str], place: Path, command: str) -> None:
+    table = run(recipe, settings=settings, folder=place).task_table
+    grid = table.grid()
+    facts: dict[str, Any] = {
+        "command": command,
         "verdict": table.verdict(),
         "signatures": dict(table.signatures),
         "baselines": dict(table.baselines),
@@ -35,16 +54,33 @@ def main() -> None:
     for section in grid.sections:
         cells = zip(*(column.cells for column in section.columns), strict=True)
         headings = [column.heading for column in section.columns]
-        rows = [
-            {NAME: name} | dict(zip(headings, row, strict=True)) for name, row in zip(grid.names, cells, strict=True)
-        ]
-        save(f"{stem}_{re.sub(r'[^a-z0-9]+', '_', section.title.lower()).strip('_')}", rows, **facts)
+        rows = [dict(zip(headings, row, strict=True)) for row in cells]
+        rows = [{NAME: name} | row for name, row in zip(grid.names, rows, strict=True)]
+        save(f"{recipe.stem}_{_slug(section.title)}", rows, **facts)
     router = [
         {"sources of": domain} | {name: f"{table.confusion[domain][name]:.1%}" for name in table.domains}
         for domain in table.domains
     ]
-    save(f"{stem}_router", router, **facts)
-    (RESULTS / f"{stem}.csv").write_text(table.to_csv(), encoding="utf-8")
+    save(f"{recipe.stem}_router", router, **facts)
+    (RESULTS / f"{recipe.stem}.csv").write_text(table.to_csv(), encoding="utf-8")
+
+
+def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, command: str) -> None:
+    name = f"expert {domain}"
+    run(recipe, settings=settings, folder=place, until=f"answers: {name}")
+    work = TaskWork(load_recipe(recipe, settings), RunFolder(place), Console(quiet=True))
+    answers = place / "answers" / _slug(name).replace("_", "-") / ANSWERS
+    texts = json.loads(answers.read_text(encoding="utf-8"))["texts"][domain]
+    measured = work.task.compare({name: texts}, work.pairs(domain))[name]
+    rows = [
+        {"metric": metric, "value": f"{found.value:.2f}", "95% interval": f"{found.low:.2f} to {found.high:.2f}"}
+        for metric, found in measured.items()
+    ]
+    save(f"{recipe.stem}_expert_{_slug(domain)}", rows, command=f"{command} --expert {domain}", title=name)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 if __name__ == "__main__":
