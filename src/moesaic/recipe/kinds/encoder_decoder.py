@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import AutoTokenizer, MarianConfig, MarianMTModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, MarianConfig, MarianMTModel, PreTrainedTokenizerBase
 
 from moesaic.answering import Answerer, WritingAnswerer
 from moesaic.combiners import Average, BySource, Hard
@@ -35,6 +35,8 @@ from moesaic.training import (
 @dataclass(frozen=True)
 class EncoderDecoderKind(ModelKind):
     """Marian models from scratch, or encoder-decoder checkpoints of Transformers; all share one tokenizer."""
+
+    answerer: ClassVar[type[Answerer]] = WritingAnswerer
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -104,16 +106,20 @@ class EncoderDecoderKind(ModelKind):
         """See :meth:`ModelKind.average`: of the probabilities of the next token."""
         return self._answerer(Seq2SeqMixture(self._members(members), Average()).eval())
 
-    def load(self, place: str | Path) -> Answerer:
-        """See :meth:`ModelKind.load`."""
-        folder = read_checkpoint(place).path
-        network = load_network(folder)
-        if not network.config.is_encoder_decoder:
+    def check(self, place: str | Path) -> Path:
+        """See :meth:`ModelKind.check`."""
+        folder = read_checkpoint(super().check(place)).path
+        config = AutoConfig.from_pretrained(folder)
+        if not config.is_encoder_decoder:
             raise CheckpointError(
-                f"{folder}: {network.config.model_type} has no encoder and decoder, so it cannot write an answer to a "
-                "source. Give an encoder-decoder model, such as Marian, BART or T5."
+                f"{folder}: {config.model_type} has no encoder and decoder, so it cannot write an answer to a source. "
+                "Give an encoder-decoder model, such as Marian, BART or T5."
             )
-        return self._answerer(network)
+        return folder
+
+    def load(self, place: str | Path) -> Answerer:
+        """See :meth:`ModelKind.load`; all models share the run's tokenizer."""
+        return self._answerer(load_network(self.check(place)))
 
     def _answerer(self, network: Any) -> WritingAnswerer:
         section = self.recipe.decoding
