@@ -179,8 +179,8 @@ def test_experts_of_another_kind_are_refused_before_any_work(recipe, tmp_path):
     save_tiny_checkpoint(tmp_path / "llama")
     settings = [f"experts.checkpoints.{name}={tmp_path / 'llama'}" for name in DOMAINS]
     message = (
-        f"{tmp_path / 'llama'}: this is a model of the type 'encoder_decoder', and those of this recipe are of the "
-        "type 'span_reader'. Give what a recipe with `model: {type: span_reader}` has trained."
+        f"{tmp_path / 'llama'}: this is a model of the kind 'writing', and those of this recipe are of the kind "
+        "'span_reader'. Give what a recipe with `model: {type: span_reader}` has trained."
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)

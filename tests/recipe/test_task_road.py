@@ -9,6 +9,7 @@ import pytest
 import moesaic
 from moesaic.errors import CheckpointError, DataError, RecipeError
 from moesaic.members import Seq2SeqLM, load_member
+from moesaic.mixture import Mixture
 from moesaic.recipe import load_recipe
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.testing import save_tiny_checkpoint
@@ -135,7 +136,7 @@ def test_a_model_that_cannot_write_to_a_source_is_refused_before_any_work(recipe
     settings = [f"experts.checkpoints.{name}={tmp_path / 'llama'}" for name in ("digits", "letters")]
     message = (
         f"{tmp_path / 'llama'}: llama has no encoder and decoder, so it cannot write an answer to a source. Give an "
-        "encoder-decoder model, such as Marian, BART or T5."
+        "encoder-decoder model, such as Marian, BART or T5, or set model.type to causal."
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)
@@ -278,3 +279,17 @@ def test_summaries_go_the_same_road(tmp_path):
     assert [row.name for row in table.rows[:4]] == ["lead-3", "extractive oracle", "expert news", "expert sport"]
     assert table.metrics == ("ROUGE-1", "ROUGE-2", "ROUGE-Lsum")
     assert table.mean(table.row("extractive oracle")) >= table.mean(table.row("lead-3")) > 0
+
+
+def test_causal_members_go_the_same_road(recipe, tmp_path):
+    shape = "{type: causal, hidden_size: 64, intermediate_size: 128, num_layers: 1}"
+    settings = [f"model={shape}", "experts.num_members=1", "experts.training.num_steps=250"]
+    result = moesaic.run(recipe, settings=settings, folder=tmp_path, quiet=True)
+    table = result.task_table
+    assert table.row("expert digits").cells["digits"]["chrF++"].value > 60
+    routed, own = table.row("mixture, one expert a source"), table.row("own expert (domain known)")
+    assert table.mean(routed, "chrF++") == table.mean(own, "chrF++")
+    answer = moesaic.generate(tmp_path, "one two three", fields={"target_lang": "le"})
+    assert answer.shares == {"digits": 0, "letters": 1}
+    member = load_member(result.model)
+    assert isinstance(member.network, Mixture) and not isinstance(member.network, Seq2SeqMixture)

@@ -6,7 +6,7 @@ from moesaic.combiners import Average, BySource, Hard
 from moesaic.data import NOT_SCORED, PairBatch
 from moesaic.members import Seq2SeqLM
 from moesaic.seq2seq_mixture import Seq2SeqMixture
-from moesaic.testing import tiny_seq2seq_lm
+from moesaic.testing import tiny_causal_lm, tiny_seq2seq_lm
 from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting
 from moesaic.training import sequence_to_sequence as module
 
@@ -68,3 +68,18 @@ def test_a_mixture_without_a_router_over_sources_is_refused():
     message = r"^The mixture's combiner is 'average', which has no router that reads the source\. Use 'by_source'\.$"
     with pytest.raises(ValueError, match=message):
         SourceRouting()(mixture(Average()), BATCH)
+
+
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_a_causal_model_reads_source_and_target_as_one_text(in_chunks, monkeypatch):
+    network = tiny_causal_lm()
+    if not in_chunks:
+        monkeypatch.setattr(module, "has_plain_head", lambda network, architectures: False)
+    loss = SequenceToSequence(0.0)(network, BATCH).total
+    nats = []
+    for source, mask, labels in zip(BATCH.source_ids, BATCH.source_mask, BATCH.labels, strict=True):
+        text = torch.cat([source[mask.bool()], labels[labels != NOT_SCORED]])
+        num_scored = int((labels != NOT_SCORED).sum())
+        logits = network(input_ids=text[None]).logits[0, -num_scored - 1 : -1]
+        nats.append(F.cross_entropy(logits, text[-num_scored:], reduction="none"))
+    torch.testing.assert_close(loss, torch.cat(nats).mean())

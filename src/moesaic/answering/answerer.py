@@ -15,11 +15,11 @@ from moesaic.data import Pair
 from moesaic.errors import CheckpointError
 
 ANSWERERS: dict[str, type[Answerer]] = {}
-"""Registered word of every kind, as recipes and saved models spell it."""
+"""Registered word of every way of answering, as saved models spell it."""
 
 _FILE = "answerer.json"
 
-_PLAIN = "encoder_decoder"
+_PLAIN = "writing"
 """The kind of a folder that does not name one: a plain Transformers checkpoint."""
 
 
@@ -44,8 +44,6 @@ class Answerer(ABC):
     """
 
     word: ClassVar[str]
-    library: ClassVar[str] = "moesaic"
-    """What loads a saved one, as model cards name it."""
 
     network: nn.Module
 

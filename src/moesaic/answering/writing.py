@@ -1,4 +1,4 @@
-"""Answers that are written token by token, by an encoder and a decoder."""
+"""Answers that are written token by token."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from moesaic.combiners import BySource
 from moesaic.data import Pair, encode_cut, pad
 from moesaic.errors import CheckpointError
 from moesaic.members import Decoding, load_member, write_targets
+from moesaic.mixture import Mixture
 from moesaic.moe import save_model
-from moesaic.seq2seq_mixture import Seq2SeqMixture
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,12 @@ class WritingAnswerer(Answerer):
     """Writes its answers.
 
     Attributes:
-        network: An encoder-decoder model, or a mixture of some.
+        network: An encoder-decoder model or a causal one, or a mixture of either.
         tokenizer: Its tokenizer, which knows as ``model_max_length`` how much of a source is read.
         decoding: How it writes; not saved.
     """
 
-    word: ClassVar[str] = "encoder_decoder"
-    library: ClassVar[str] = "transformers"
+    word: ClassVar[str] = "writing"
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -56,7 +55,7 @@ class WritingAnswerer(Answerer):
     @property
     def chooses_one(self) -> bool:
         """See :attr:`Answerer.chooses_one`."""
-        return isinstance(self.network, Seq2SeqMixture) and isinstance(self.network.combiner, BySource)
+        return isinstance(self.network, Mixture) and isinstance(self.network.combiner, BySource)
 
     def save(self, folder: Path) -> None:
         """See :meth:`Answerer.save`; a plain Transformers checkpoint."""

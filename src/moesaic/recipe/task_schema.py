@@ -118,6 +118,19 @@ class EncoderDecoderSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="Share of activations dropped in training.")
 
 
+class CausalSection(Section):
+    """The shape of every expert and of the dense model: a causal one (Llama's), which reads the source as a prompt."""
+
+    tasks: ClassVar[tuple[str, ...]] = EncoderDecoderSection.tasks
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    type: Literal["causal"]
+    hidden_size: PositiveInt = Field(128, description="Width of the model.")
+    intermediate_size: PositiveInt = Field(384, description="Width of each feed-forward layer.")
+    num_layers: PositiveInt = Field(6, description="Number of layers.")
+    num_attention_heads: PositiveInt = Field(4, description="Attention heads of every layer.")
+
+
 _WRITING = (
     "data.max_source_tokens",
     "data.max_target_tokens",
@@ -188,7 +201,7 @@ def _name_default_kind(section: Any) -> Any:
 
 
 ModelSection = Annotated[
-    EncoderDecoderSection | SentenceScorerSection | SpanReaderSection,
+    EncoderDecoderSection | CausalSection | SentenceScorerSection | SpanReaderSection,
     Field(discriminator="type"),
     BeforeValidator(_name_default_kind),
 ]

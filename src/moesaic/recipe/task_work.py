@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moesaic.answering import ANSWERERS, Answered, Answerer
+from moesaic.answering import Answered, Answerer
 from moesaic.arena import Kind, TaskRow, TaskTable, oracle_task_row
 from moesaic.data import Pair, PairDomain, Sampler, load_pair_domain, write_pair
 from moesaic.errors import DataError
@@ -330,7 +330,7 @@ class TaskWork(StageWork[TaskRecipe]):
         return _CARD.format(
             title=self.loaded.name,
             task=self.task.word,
-            library=ANSWERERS[self.recipe.model.type].library,
+            library=self.kind.library,
             experts=", ".join(self.recipe.domain_names),
             verdict=self.table.verdict(),
             table=self.table.to_markdown(),

@@ -1,4 +1,4 @@
-"""What encoder-decoder models and their mixtures minimize: how unlikely the target is, given the source."""
+"""What models that write to a source, and mixtures of them, minimize: how unlikely the target is."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from moesaic.combiners import BySource
 from moesaic.data import NOT_SCORED, PairBatch
-from moesaic.seq2seq_mixture import Seq2SeqMixture, shift_right
+from moesaic.mixture import Mixture
+from moesaic.seq2seq_mixture import shift_right
 from moesaic.tasks import linear_cross_entropy
-from moesaic.training.objectives import Losses, has_plain_head
+from moesaic.training.objectives import PLAIN_HEADS, Losses, has_plain_head
 
 PLAIN_SEQ2SEQ_HEADS = frozenset({"bart", "marian", "mbart"})
 """Architectures of Transformers whose logits are their output layer's product, and ``final_logits_bias``.
@@ -37,7 +38,7 @@ class SequenceToSequence:
     label_smoothing: float = 0.1
 
     def __call__(self, network: Any, batch: PairBatch) -> Losses:
-        """Compute the loss of an encoder-decoder model, or of a mixture of them."""
+        """Compute the loss of an encoder-decoder model or a causal one, or of a mixture of either."""
         loss = target_cross_entropy(network, batch, self.label_smoothing)
         return Losses(loss, {"cross_entropy": loss})
 
@@ -49,7 +50,7 @@ class SourceRouting:
     It learns from labels, and so needs members that stand in the order of the domains.
     """
 
-    def __call__(self, network: Seq2SeqMixture, batch: PairBatch) -> Losses:
+    def __call__(self, network: Mixture, batch: PairBatch) -> Losses:
         """Compute the cross-entropy between the router's scores and the domains, in nats."""
         loss = _router_domain_loss(network, batch)
         return Losses(loss, {"router_domain": loss})
@@ -67,7 +68,7 @@ class RoutedSequenceToSequence:
     label_smoothing: float = 0.1
     router_domain_loss_coef: float = 0.1
 
-    def __call__(self, network: Seq2SeqMixture, batch: PairBatch) -> Losses:
+    def __call__(self, network: Mixture, batch: PairBatch) -> Losses:
         """Compute the losses; each member runs on the pairs whose sources its router gives it."""
         router = _router(network)
         chosen = router.route_source(batch.source_ids, batch.source_mask.bool()).weights.argmax(dim=-1)  # (batch,)
@@ -86,35 +87,56 @@ class RoutedSequenceToSequence:
 def target_cross_entropy(network: Any, batch: PairBatch, label_smoothing: float) -> Float[Tensor, ""]:
     """The mean cross-entropy of a batch's targets, in nats per token.
 
-    Where the network's logits are its output layer's product, they are not all made at once
-    (:func:`moesaic.tasks.linear_cross_entropy`).
+    A causal model reads the source and then the target, as one text. Where a network's logits are its output layer's
+    product, they are not all made at once (:func:`moesaic.tasks.linear_cross_entropy`).
+
+    Args:
+        network: An encoder-decoder model, a causal one, or a mixture of either.
+        batch: Sources and targets.
+        label_smoothing: Share of every label that is spread evenly over the vocabulary.
     """
-    inputs = {
-        "input_ids": batch.source_ids,
-        "attention_mask": batch.source_mask,
-        "decoder_input_ids": shift_right(batch.labels, network.config),
-        "use_cache": False,
-    }
-    if not has_plain_head(network, PLAIN_SEQ2SEQ_HEADS):
-        logits = network(**inputs).logits
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.labels.flatten(),
-            label_smoothing=label_smoothing,
-            ignore_index=NOT_SCORED,
-        )
-    hidden_states = network.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (token, hidden)
+    is_seq2seq = network.config.is_encoder_decoder
+    inputs = _seq2seq_inputs(batch, network.config) if is_seq2seq else _causal_inputs(batch)
     labels, is_scored = batch.labels.flatten(), batch.labels.flatten() != NOT_SCORED
+    # A causal model's last token of the source predicts the first of the target, and so on.
+    of_target = slice(-batch.labels.shape[1], None)
+    if not has_plain_head(network, PLAIN_SEQ2SEQ_HEADS if is_seq2seq else PLAIN_HEADS):
+        logits = network(**inputs, use_cache=False).logits[:, of_target].flatten(0, 1).float()
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_index=NOT_SCORED)
+    hidden_states = network.base_model(**inputs, use_cache=False).last_hidden_state[:, of_target].flatten(0, 1)
+    head = network.get_output_embeddings()
     return linear_cross_entropy(
         hidden_states[is_scored],
-        network.get_output_embeddings().weight,
+        head.weight,
         labels[is_scored],
-        bias=network.final_logits_bias[0],
+        bias=network.final_logits_bias[0] if is_seq2seq else head.bias,
         label_smoothing=label_smoothing,
     )
 
 
-def _router(network: Seq2SeqMixture) -> BySource:
+def _seq2seq_inputs(batch: PairBatch, config: Any) -> dict[str, Tensor]:
+    return {
+        "input_ids": batch.source_ids,
+        "attention_mask": batch.source_mask,
+        "decoder_input_ids": shift_right(batch.labels, config),
+    }
+
+
+def _causal_inputs(batch: PairBatch) -> dict[str, Tensor]:
+    """Source and target in one row, with the source's padding before it, as when the model writes."""
+    # Padding is False, and sorts before what is a token; equal ones keep their order.
+    places = batch.source_mask.argsort(dim=1, stable=True)
+    target = batch.labels[:, :-1]  # nothing follows the last token
+    is_token = target != NOT_SCORED
+    mask = torch.cat([batch.source_mask.gather(1, places), is_token.long()], dim=1)
+    return {
+        "input_ids": torch.cat([batch.source_ids.gather(1, places), target.where(is_token, 0)], dim=1),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(dim=1) - 1).clamp_min(0),
+    }
+
+
+def _router(network: Mixture) -> BySource:
     if not isinstance(network.combiner, BySource):
         raise ValueError(
             f"The mixture's combiner is {network.combiner.word!r}, which has no router that reads the source. Use "
@@ -123,6 +145,6 @@ def _router(network: Seq2SeqMixture) -> BySource:
     return network.combiner
 
 
-def _router_domain_loss(network: Seq2SeqMixture, batch: PairBatch) -> Float[Tensor, ""]:
+def _router_domain_loss(network: Mixture, batch: PairBatch) -> Float[Tensor, ""]:
     scores = _router(network).score(batch.source_ids, batch.source_mask.bool())
     return F.cross_entropy(scores.float(), batch.domain_index)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from moesaic.recipe.kinds.encoder_decoder import EncoderDecoderKind
 from moesaic.recipe.kinds.kind import Fit, ModelKind, read_pairs
 from moesaic.recipe.kinds.sentence_scorer import SentenceScorerKind
 from moesaic.recipe.kinds.span_reader import SpanReaderKind
+from moesaic.recipe.kinds.writing import CausalKind, EncoderDecoderKind
 from moesaic.recipe.task_schema import TaskRecipe
 
 KINDS: dict[str, type[ModelKind]] = {
+    "causal": CausalKind,
     "encoder_decoder": EncoderDecoderKind,
     "sentence_scorer": SentenceScorerKind,
     "span_reader": SpanReaderKind,

@@ -48,6 +48,9 @@ class ModelKind(ABC):
         data: The data stage's folder.
     """
 
+    library: ClassVar[str] = "moesaic"
+    """What loads a saved one, as model cards name it."""
+
     answerer: ClassVar[type[Answerer]]
     """What trained models are."""
 
@@ -126,11 +129,11 @@ class ModelKind(ABC):
             CheckpointError: If it is of another kind, or there is none.
         """
         folder = model_folder(place)
-        word, own = read_description(folder)["type"], self.answerer.word
-        if word != own:
+        kind, own = read_description(folder)["type"], self.answerer.word
+        if kind != own:
             raise CheckpointError(
-                f"{folder}: this is a model of the type {word!r}, and those of this recipe are of the type {own!r}. "
-                f"Give what a recipe with `model: {{type: {own}}}` has trained."
+                f"{folder}: this is a model of the kind {kind!r}, and those of this recipe are of the kind {own!r}. "
+                f"Give what a recipe with `model: {{type: {self.recipe.model.type}}}` has trained."
             )
         return folder
 

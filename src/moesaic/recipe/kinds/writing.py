@@ -1,7 +1,8 @@
-"""Models with an encoder and a decoder, which write their answers."""
+"""Models that write their answers, whether they read the source with an encoder or as the beginning of a text."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,17 +10,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, MarianConfig, MarianMTModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerBase,
+)
 
 from moesaic.answering import Answerer, WritingAnswerer
 from moesaic.combiners import Average, BySource, Hard
 from moesaic.data import PairDomain, PairSampler, TokenizedPairs, tokenize_pairs, train_pair_tokenizer
 from moesaic.errors import CheckpointError
-from moesaic.members import Decoding, Seq2SeqLM, load_network, read_checkpoint
+from moesaic.members import CausalLM, Decoding, Seq2SeqLM, load_network, read_checkpoint
+from moesaic.mixture import Mixture
 from moesaic.recipe.kinds.kind import Fit, ModelKind
 from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
-from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe, TaskTrainingSection
+from moesaic.recipe.task_schema import CausalSection, EncoderDecoderSection, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import GenerativeTask
 from moesaic.training import (
@@ -33,10 +43,30 @@ from moesaic.training import (
 
 
 @dataclass(frozen=True)
-class EncoderDecoderKind(ModelKind):
-    """Marian models from scratch, or encoder-decoder checkpoints of Transformers; all share one tokenizer."""
+class WritingKind(ModelKind):
+    """Transformers models that write; all share one tokenizer."""
 
+    library: ClassVar[str] = "transformers"
     answerer: ClassVar[type[Answerer]] = WritingAnswerer
+    member: ClassVar[type[CausalLM]]
+    mixture: ClassVar[type[Mixture]]
+
+    @abstractmethod
+    def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """A model with random weights.
+
+        Args:
+            tokenizer: Its tokenizer.
+            vocab_size: Tokens that it knows.
+        """
+
+    @abstractmethod
+    def check_config(self, config: Any, folder: Path) -> None:
+        """Refuse a checkpoint of another kind.
+
+        Raises:
+            CheckpointError: If it is one.
+        """
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -45,10 +75,9 @@ class EncoderDecoderKind(ModelKind):
 
     def count_parameters(self) -> int:
         """See :meth:`ModelKind.count_parameters`; with as many tokens as the recipe allows."""
-        config = model_config(self.recipe, train_pair_tokenizer([], self.recipe.data.vocab_size))
-        config.vocab_size = config.decoder_vocab_size = self.recipe.data.vocab_size
+        vocab_size = self.recipe.data.vocab_size
         with torch.device("meta"):
-            network = MarianMTModel(config)
+            network = self.new_network(train_pair_tokenizer([], vocab_size), vocab_size)
         return sum(parameter.numel() for parameter in network.parameters())
 
     def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
@@ -78,7 +107,7 @@ class EncoderDecoderKind(ModelKind):
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train`."""
         torch.manual_seed(seed)
-        network = MarianMTModel(model_config(self.recipe, self.tokenizer))
+        network = self.new_network(self.tokenizer, len(self.tokenizer))
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
         fit(network, sampler, SequenceToSequence(section.label_smoothing), _options(section, sampler, seed))
@@ -89,7 +118,7 @@ class EncoderDecoderKind(ModelKind):
         section, seed = self.recipe.router.training, self.recipe.random_seed
         sampler = self._sampler(range(len(experts)), section, seed)
         combiner = BySource(choice=Hard(), router_width=self.recipe.router.width, seed=seed)
-        mixture = Seq2SeqMixture(self._members(experts), combiner)
+        mixture = self.mixture(self._members(experts), combiner)
         fit(mixture, sampler, SourceRouting(), _options(section, sampler, seed, ROUTER_ONLY))
         return self._answerer(mixture)
 
@@ -104,17 +133,12 @@ class EncoderDecoderKind(ModelKind):
 
     def average(self, members: Mapping[str, Answerer], domains: Sequence[int]) -> Answerer:
         """See :meth:`ModelKind.average`: of the probabilities of the next token."""
-        return self._answerer(Seq2SeqMixture(self._members(members), Average()).eval())
+        return self._answerer(self.mixture(self._members(members), Average()).eval())
 
     def check(self, place: str | Path) -> Path:
         """See :meth:`ModelKind.check`."""
         folder = read_checkpoint(super().check(place)).path
-        config = AutoConfig.from_pretrained(folder)
-        if not config.is_encoder_decoder:
-            raise CheckpointError(
-                f"{folder}: {config.model_type} has no encoder and decoder, so it cannot write an answer to a source. "
-                "Give an encoder-decoder model, such as Marian, BART or T5."
-            )
+        self.check_config(AutoConfig.from_pretrained(folder), folder)
         return folder
 
     def load(self, place: str | Path) -> Answerer:
@@ -132,9 +156,9 @@ class EncoderDecoderKind(ModelKind):
         )
         return WritingAnswerer(network, self.tokenizer, decoding)
 
-    def _members(self, answerers: Mapping[str, Answerer]) -> list[Seq2SeqLM]:
+    def _members(self, answerers: Mapping[str, Answerer]) -> list[CausalLM]:
         networks: Mapping[str, Any] = {name: answerer.network for name, answerer in answerers.items()}
-        return [Seq2SeqLM(name, network, self.tokenizer) for name, network in networks.items()]
+        return [self.member(name, network, self.tokenizer) for name, network in networks.items()]
 
     def _sampler(self, domains: Sequence[int], section: TaskTrainingSection, seed: int) -> PairSampler:
         names = [self.recipe.domain_names[index] for index in domains]
@@ -149,30 +173,81 @@ def _options(
     return build_task_options(section, seed, sequence_length=mean_length, scales=scales)
 
 
-def model_config(recipe: TaskRecipe, tokenizer: PreTrainedTokenizerBase) -> MarianConfig:
-    """The Transformers configuration of a new model."""
-    section = recipe.model
-    assert isinstance(section, EncoderDecoderSection)
-    return MarianConfig(
-        vocab_size=len(tokenizer),
-        d_model=section.hidden_size,
-        encoder_layers=section.num_encoder_layers,
-        decoder_layers=section.num_decoder_layers,
-        encoder_attention_heads=section.num_attention_heads,
-        decoder_attention_heads=section.num_attention_heads,
-        encoder_ffn_dim=section.intermediate_size,
-        decoder_ffn_dim=section.intermediate_size,
-        dropout=section.dropout,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        activation_function="relu",
-        # Room for the token that begins a target and for the one that ends it.
-        max_position_embeddings=2 + max(recipe.data.max_source_tokens, recipe.data.max_target_tokens),
-        scale_embedding=True,
-        share_encoder_decoder_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        forced_eos_token_id=tokenizer.eos_token_id,
-    )
+@dataclass(frozen=True)
+class EncoderDecoderKind(WritingKind):
+    """Marian models from scratch, or encoder-decoder checkpoints of Transformers."""
+
+    member = Seq2SeqLM
+    mixture = Seq2SeqMixture
+
+    def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """See :meth:`WritingKind.new_network`."""
+        section, data = self.recipe.model, self.recipe.data
+        assert isinstance(section, EncoderDecoderSection)
+        config = MarianConfig(
+            vocab_size=vocab_size,
+            d_model=section.hidden_size,
+            encoder_layers=section.num_encoder_layers,
+            decoder_layers=section.num_decoder_layers,
+            encoder_attention_heads=section.num_attention_heads,
+            decoder_attention_heads=section.num_attention_heads,
+            encoder_ffn_dim=section.intermediate_size,
+            decoder_ffn_dim=section.intermediate_size,
+            dropout=section.dropout,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            activation_function="relu",
+            # Room for the token that begins a target and for the one that ends it.
+            max_position_embeddings=2 + max(data.max_source_tokens, data.max_target_tokens),
+            scale_embedding=True,
+            share_encoder_decoder_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            forced_eos_token_id=tokenizer.eos_token_id,
+        )
+        return MarianMTModel(config)
+
+    def check_config(self, config: Any, folder: Path) -> None:
+        """See :meth:`WritingKind.check_config`."""
+        if not config.is_encoder_decoder:
+            raise CheckpointError(
+                f"{folder}: {config.model_type} has no encoder and decoder, so it cannot write an answer to a "
+                "source. Give an encoder-decoder model, such as Marian, BART or T5, or set model.type to causal."
+            )
+
+
+@dataclass(frozen=True)
+class CausalKind(WritingKind):
+    """Llama models from scratch, or causal checkpoints of Transformers, which go on writing where the source ends."""
+
+    member = CausalLM
+    mixture = Mixture
+
+    def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """See :meth:`WritingKind.new_network`."""
+        section, data = self.recipe.model, self.recipe.data
+        assert isinstance(section, CausalSection)
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=section.hidden_size,
+            intermediate_size=section.intermediate_size,
+            num_hidden_layers=section.num_layers,
+            num_attention_heads=section.num_attention_heads,
+            num_key_value_heads=section.num_attention_heads,
+            max_position_embeddings=data.max_source_tokens + data.max_target_tokens,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+        return LlamaForCausalLM(config)
+
+    def check_config(self, config: Any, folder: Path) -> None:
+        """See :meth:`WritingKind.check_config`."""
+        if config.is_encoder_decoder:
+            raise CheckpointError(
+                f"{folder}: {config.model_type} has an encoder and a decoder. Give a causal model, such as "
+                "Llama or Qwen3, or set model.type to encoder_decoder."
+            )
