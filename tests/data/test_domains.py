@@ -75,3 +75,16 @@ def test_an_empty_split_is_refused():
     with pytest.raises(DataError) as error:
         load_domain("law", Listed(("a",)), test=Listed(()))
     assert str(error.value) == "Domain 'law' is empty: Listed(texts=()) has no text. Point it to documents."
+
+
+def test_documents_of_a_group_stand_in_one_split_whatever_their_domain():
+    def of_ten(document):
+        return document.split()[1][:-1]  # "document 123" is one of the group "12"
+
+    found = [
+        splits(load_domain(name, Listed(texts), validation_fraction=0.2, test_fraction=0.2, group_of=of_ten))
+        for name, texts in (("even", NUMBERS[::2]), ("odd", NUMBERS[1::2]))
+    ]
+    groups = {split: {of_ten(document) for one in found for document in one[split]} for split in found[0]}
+    assert all(groups.values())
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 200

@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 from itertools import product
 
 import pytest
+from transformers import AutoTokenizer
 
 import moesaic
-from moesaic.errors import CheckpointError, DataError, RecipeError
+from moesaic.errors import CheckpointError, DataError, IncompatibleMembersError, RecipeError
 from moesaic.recipe import load_recipe
+from moesaic.testing import save_tiny_checkpoint
 
 NAMES = ("ann", "ben", "cid", "dan", "eve", "fay", "gus", "hal")
 DOMAINS = {"song": "sang", "dance": "danced"}
@@ -159,9 +162,42 @@ def test_rows_without_their_group_are_refused(recipe, tmp_path):
         moesaic.run(tmp_path / "qa.yaml", folder=tmp_path / "run", until="data", quiet=True)
 
 
-def test_experts_of_another_kind_are_refused(recipe, tmp_path):
-    described = {"type": "oracle"}
-    (tmp_path / "answerer.json").write_text(json.dumps(described))
-    settings = [f"experts.checkpoints.{name}={tmp_path}" for name in DOMAINS]
-    with pytest.raises(CheckpointError, match=r"answerer\.json: the kind 'oracle' is not known; there are "):
+def test_a_domain_of_one_group_has_nothing_to_be_measured_on(recipe, tmp_path):
+    write_rows(tmp_path)
+    row = {"question": "who ?", "context": "ann .", "answers": ["ann"], "group": 0}
+    (tmp_path / "song.jsonl").write_text(json.dumps(row))
+    (tmp_path / "qa.yaml").write_text(recipe.read_text())
+    message = (
+        r"^Domain 'song' has no rows in the split '(train|test)'\. Change data\.test_fraction or "
+        r"data\.validation_fraction, or give the split a source of its own\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        moesaic.run(tmp_path / "qa.yaml", folder=tmp_path / "run", until="data", quiet=True)
+
+
+def test_experts_of_another_kind_are_refused_before_any_work(recipe, tmp_path):
+    save_tiny_checkpoint(tmp_path / "llama")
+    settings = [f"experts.checkpoints.{name}={tmp_path / 'llama'}" for name in DOMAINS]
+    message = (
+        f"{tmp_path / 'llama'}: this is a model of the kind 'writing', and those of this recipe are of the kind "
+        "'span_reader'. Give what a recipe with `model: {type: span_reader}` has trained."
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+        moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)
+    assert moesaic.check(recipe, settings=settings).problems[0] == f"experts.checkpoints, song: {message}"
+
+
+def test_experts_that_read_other_tokens_are_refused(finished, recipe, tmp_path):
+    trained = finished.folder / "stages" / "expert-song" / "model"
+    shutil.copytree(trained, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "tokenizer")
+    tokenizer.add_tokens(["jazz"])
+    tokenizer.save_pretrained(tmp_path / "other" / "tokenizer")
+    settings = [f"experts.checkpoints.song={trained}", f"experts.checkpoints.dance={tmp_path / 'other'}"]
+    settings += ["experts.training.num_steps=1", "joint.num_steps=0"]
+    message = (
+        "dance and song have different tokens, and readers can only be combined that read the same ones. Train them "
+        "from one tokenizer."
+    )
+    with pytest.raises(IncompatibleMembersError, match=f"^{re.escape(message)}$"):
         moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)

@@ -7,11 +7,12 @@ from itertools import islice, product
 import pytest
 
 import moesaic
-from moesaic.errors import DataError, RecipeError
+from moesaic.errors import CheckpointError, DataError, RecipeError
 from moesaic.members import Seq2SeqLM, load_member
 from moesaic.mixture import Mixture
 from moesaic.recipe import load_recipe
 from moesaic.seq2seq_mixture import Seq2SeqMixture
+from moesaic.testing import save_tiny_checkpoint
 
 WORDS = {"one": ("1", "a"), "two": ("2", "b"), "three": ("3", "c"), "four": ("4", "d")}
 LANGUAGES = ("di", "le")
@@ -128,6 +129,30 @@ def test_given_experts_are_taken_as_they_are(finished, recipe, tmp_path):
     assert not (tmp_path / "stages" / "expert-digits").exists()
     assert result.task_table.row("expert digits").training_pairs == 0
     assert result.task_table.row("expert digits").cells["digits"]["chrF++"].value > 60
+
+
+def test_a_model_that_cannot_write_to_a_source_is_refused_before_any_work(recipe, tmp_path):
+    save_tiny_checkpoint(tmp_path / "llama")
+    settings = [f"experts.checkpoints.{name}={tmp_path / 'llama'}" for name in ("digits", "letters")]
+    message = (
+        f"{tmp_path / 'llama'}: llama has no encoder and decoder, so it cannot write an answer to a source. Give an "
+        "encoder-decoder model, such as Marian, BART or T5, or set model.type to causal."
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+        moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)
+    assert moesaic.check(recipe, settings=settings).problems == tuple(
+        f"experts.checkpoints, {name}: {message}" for name in ("digits", "letters")
+    )
+
+
+def test_the_metrics_of_the_table_can_be_chosen(finished, recipe):
+    result = moesaic.run(recipe, settings=["arena.metrics=[chrF++]"], folder=finished.folder, quiet=True)
+    assert result.task_table.metrics == ("chrF++",)
+    message = (
+        "toy.yaml, arena.metrics: translation is not measured by 'ROUGE-1', but by BLEU, BLEU lower-cased, chrF++."
+    )
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
+        load_recipe(recipe, ["arena.metrics=[ROUGE-1]"])
 
 
 def test_the_kinds_of_table_are_told_apart(finished):

@@ -103,10 +103,11 @@ class TaskTable(Gridded):
         return columns
 
     def verdict(self) -> str:
-        """What the table says in sentences: the best system, the routed mixture beside the experts, the router."""
+        """What the table says in sentences: the best system that was trained, and how often the router is right."""
         metric = self.metrics[0]
+        trained = [row for row in self.rows if row.total_parameters]
         ranked = sorted(
-            ((mean, row) for row in self.rows if (mean := self.mean(row)) is not None), key=lambda pair: -pair[0]
+            ((mean, row) for row in trained if (mean := self.mean(row)) is not None), key=lambda pair: -pair[0]
         )
         lines = [f"Best on average over domains: {ranked[0][1].name}, {metric} {ranked[0][0]:.2f}."]
         if self.router_accuracy is not None:

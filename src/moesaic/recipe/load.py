@@ -18,6 +18,7 @@ from moesaic.errors import RecipeError
 from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_schema import TaskRecipe
+from moesaic.tasks import GENERATIVE_TASKS
 
 _Recipe = TypeVar("_Recipe", bound=Section, covariant=True)
 
@@ -71,6 +72,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
         _check_model(recipe, path.name)
+        _check_metrics(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
     return LoadedRecipe(recipe, path, text)
@@ -173,6 +175,15 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
         if _is_given(recipe, key.split(".")):
             raise RecipeError(
                 f"{where}, {key}: this says nothing to the models of this recipe, of the type {word!r}. Leave it out."
+            )
+
+
+def _check_metrics(recipe: TaskRecipe, where: str) -> None:
+    known = GENERATIVE_TASKS[recipe.task.type].metrics
+    for metric in recipe.arena.metrics or ():
+        if metric not in known:
+            raise RecipeError(
+                f"{where}, arena.metrics: {recipe.task.type} is not measured by {metric!r}, but by {', '.join(known)}."
             )
 
 

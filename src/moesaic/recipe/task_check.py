@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from moesaic.data import RowSource
-from moesaic.errors import DataError
-from moesaic.recipe.build import build_source
-from moesaic.recipe.kinds import build_kind
+from moesaic.errors import CheckpointError, DataError
+from moesaic.recipe.build import build_source, resolve_checkpoint
+from moesaic.recipe.kinds import ModelKind, build_kind
 from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.task_build import build_task, dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe
@@ -52,6 +52,8 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
         for domain in recipe.data.domains
         for problem in _problems(loaded, domain)
     ]
+    kind = build_kind(recipe, loaded.path.parent, Path())
+    problems += _unfit(kind)
     section, names = recipe.experts.training, recipe.domain_names
     given = bool(recipe.experts.checkpoints)
     trained = [] if given else [f"expert-{name}" for name in names]
@@ -61,9 +63,17 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
     pairs["router"] = recipe.router.training.num_steps * recipe.router.training.batch_size
     if recipe.joint.num_steps:
         pairs["joint"] = recipe.joint.num_steps * recipe.joint.batch_size
-    kind = build_kind(recipe, loaded.path.parent, Path())
     parameters = None if given else kind.count_parameters()
     return TaskPlan(loaded.path.name, parameters, pairs, tuple(problems))
+
+
+def _unfit(kind: ModelKind) -> Iterator[str]:
+    """What is wrong with the experts that the recipe gives."""
+    for name, place in kind.recipe.experts.checkpoints.items():
+        try:
+            kind.check(resolve_checkpoint(place, kind.recipe_folder))
+        except CheckpointError as error:
+            yield f"experts.checkpoints, {name}: {error}"
 
 
 def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> Iterator[str]:

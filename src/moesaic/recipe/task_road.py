@@ -17,7 +17,9 @@ def plan_task_road(work: TaskWork) -> list[Stage]:
     stages = [Stage("data", work.prepare_data, _data_settings(work)), *_experts(work), *_mixture(work)]
     answers = [_answers(work, system) for system in work.systems()]
     folders = [work.folder.path / str(stage.place) for stage in answers]
-    arena = {"num_resamples": work.recipe.arena.num_resamples}
+    arena: dict[str, Any] = {"num_resamples": work.recipe.arena.num_resamples}
+    if work.recipe.arena.metrics is not None:
+        arena["metrics"] = work.recipe.arena.metrics
     needs = ("data", *(stage.name for stage in answers))
     stages += [*answers, Stage("arena", partial(work.compare, folders), arena, needs)]
     text = {"recipe": work.loaded.text}

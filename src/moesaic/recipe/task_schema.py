@@ -269,6 +269,10 @@ class TaskArenaSection(Section):
 
     max_examples: PositiveInt | None = Field(None, description="Test rows of each domain; all if not given.")
     num_resamples: PositiveInt = Field(1000, description="Bootstrap resamples behind each interval and p-value.")
+    metrics: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
+        None,
+        description="Which of the task's metrics stand in the table, of which the first decides; all if not given.",
+    )
 
 
 class TaskRecipe(Section):

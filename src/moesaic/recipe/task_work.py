@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from moesaic.answering import Answered, Answerer
 from moesaic.arena import Kind, TaskRow, TaskTable, oracle_task_row
-from moesaic.data import Pair, PairDomain, load_pair_domain, write_pair
+from moesaic.data import Pair, PairDomain, Sampler, load_pair_domain, write_pair
+from moesaic.errors import DataError
 from moesaic.recipe.build import build_source
-from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_split
+from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_pairs
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
 from moesaic.recipe.task_build import build_task, dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
 from moesaic.tasks import GenerativeTask, read_task, write_task
-from moesaic.training import is_main
+from moesaic.training import Objective, TrainingOptions, is_main
 
 ANSWERS = "answers.json"
 DENSE = "dense, same total pairs"
@@ -65,7 +67,9 @@ class TaskWork(StageWork[TaskRecipe]):
     # data
 
     def prepare_data(self, output: Path) -> None:
-        """Read the rows, and write them and what models read of them."""
+        """Read the rows, and write them and what models read of them; given experts are looked at before that."""
+        for place in self.expert_places() if self.recipe.experts.checkpoints else ():
+            self.kind.check(place)
         domains = [self._read_domain(section) for section in self.recipe.data.domains]
         task = build_task(self.recipe).learn([pair for domain in domains for pair in domain.train])
         write_task(task, output)
@@ -91,11 +95,17 @@ class TaskWork(StageWork[TaskRecipe]):
             test_fraction=self.recipe.data.test_fraction,
             group_field=self.recipe.data.group_field,
         )
+        for split in ("train", "test"):
+            if not getattr(domain, split):
+                raise DataError(
+                    f"Domain {section.name!r} has no rows in the split {split!r}. Change data.test_fraction or "
+                    "data.validation_fraction, or give the split a source of its own."
+                )
         return replace(domain, test=domain.test[: self.recipe.arena.max_examples])
 
     def pairs(self, name: str) -> list[Pair]:
         """The pairs of a domain that systems are measured on."""
-        return read_split(self.folder.stage_folder("data"), name, "test")
+        return read_pairs(self.folder.stage_folder("data"), name, "test")
 
     @cached_property
     def task(self) -> GenerativeTask:
@@ -132,7 +142,9 @@ class TaskWork(StageWork[TaskRecipe]):
         self._save(self.kind.train_jointly(self.load_answerer("router"), self._fit(output, "joint")), output)
 
     def _fit(self, output: Path, title: str) -> Fit:
-        def fit(network: Any, sampler: Any, objective: Any, options: Any, part: str = "") -> None:
+        def fit(
+            network: nn.Module, sampler: Sampler, objective: Objective, options: TrainingOptions, part: str = ""
+        ) -> None:
             self.fit(network, output, title, options, objective, sampler, part)
 
         return fit
@@ -266,7 +278,7 @@ class TaskWork(StageWork[TaskRecipe]):
         if len(names) == 1:
             return names[0]
         found = self.task.compare({name: texts[name] for name in names}, pairs, num_resamples=1)
-        return max(names, key=lambda name: found[name][self.task.metrics[0]].value)
+        return max(names, key=lambda name: found[name][self.metrics[0]].value)
 
     def _table(
         self,
@@ -296,7 +308,7 @@ class TaskWork(StageWork[TaskRecipe]):
         return TaskTable(
             tuple(rows),
             self.recipe.domain_names,
-            self.task.metrics,
+            self.metrics,
             baselines,
             self.task.signatures(),
             answered[final]["routed"],
@@ -327,6 +339,11 @@ class TaskWork(StageWork[TaskRecipe]):
         )
 
     # what stages know of the whole
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What systems are compared by; the first decides."""
+        return self.recipe.arena.metrics or self.task.metrics
 
     def member_stages(self, index: int) -> tuple[str, ...]:
         """The stages that train the models of a domain; none where checkpoints are given."""

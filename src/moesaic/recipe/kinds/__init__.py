@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moesaic.recipe.kinds.kind import Fit, ModelKind, read_split
+from moesaic.recipe.kinds.kind import Fit, ModelKind, read_pairs
 from moesaic.recipe.kinds.sentence_scorer import SentenceScorerKind
 from moesaic.recipe.kinds.span_reader import SpanReaderKind
 from moesaic.recipe.kinds.writing import CausalKind, EncoderDecoderKind
@@ -22,4 +22,4 @@ def build_kind(recipe: TaskRecipe, recipe_folder: Path, data: Path) -> ModelKind
     return KINDS[recipe.model.type](recipe, recipe_folder, data)
 
 
-__all__ = ["KINDS", "Fit", "ModelKind", "build_kind", "read_split"]
+__all__ = ["KINDS", "Fit", "ModelKind", "build_kind", "read_pairs"]

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
-from moesaic.answering import Answerer
+from moesaic.answering import Answerer, read_description
 from moesaic.data import Pair, PairDomain, Sampler, read_pair
+from moesaic.errors import CheckpointError
+from moesaic.members import model_folder
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
 from moesaic.tasks import GenerativeTask
@@ -48,6 +50,9 @@ class ModelKind(ABC):
 
     library: ClassVar[str] = "moesaic"
     """What loads a saved one, as model cards name it."""
+
+    answerer: ClassVar[type[Answerer]]
+    """What trained models are."""
 
     recipe: TaskRecipe
     recipe_folder: Path
@@ -111,16 +116,34 @@ class ModelKind(ABC):
             domains: Numbers of the domains that they will be asked about.
         """
 
-    @abstractmethod
-    def load(self, place: str | Path) -> Answerer:
-        """A model that a stage has saved, or that the recipe gives.
+    def check(self, place: str | Path) -> Path:
+        """Make sure that what a recipe gives as an expert is of this kind, without loading it.
 
         Args:
             place: A folder, or a Hub name.
 
+        Returns:
+            Its folder.
+
+        Raises:
+            CheckpointError: If it is of another kind, or there is none.
+        """
+        folder = model_folder(place)
+        kind, own = read_description(folder)["type"], self.answerer.word
+        if kind != own:
+            raise CheckpointError(
+                f"{folder}: this is a model of the kind {kind!r}, and those of this recipe are of the kind {own!r}. "
+                f"Give what a recipe with `model: {{type: {self.recipe.model.type}}}` has trained."
+            )
+        return folder
+
+    def load(self, place: str | Path) -> Answerer:
+        """A model that a stage has saved, or that the recipe gives.
+
         Raises:
             CheckpointError: If there is none, it is damaged, or it is of another kind.
         """
+        return self.answerer.load(self.check(place))
 
     @property
     def given_checkpoint(self) -> str | None:
@@ -128,12 +151,12 @@ class ModelKind(ABC):
         given = next(iter(self.recipe.experts.checkpoints.values()), None)
         return None if given is None else resolve_checkpoint(given, self.recipe_folder)
 
-    def read_split(self, domain: int, split: str) -> list[Pair]:
+    def pairs(self, domain: int, split: str) -> list[Pair]:
         """The pairs of a domain's split."""
-        return read_split(self.data, self.recipe.domain_names[domain], split)
+        return read_pairs(self.data, self.recipe.domain_names[domain], split)
 
 
-def read_split(data: Path, domain: str, split: str) -> list[Pair]:
+def read_pairs(data: Path, domain: str, split: str) -> list[Pair]:
     """The pairs of a domain's split, from the data stage's folder."""
     text = (data / f"{domain}.{split}.jsonl").read_text(encoding="utf-8")
     # Not splitlines: some texts contain other separators.

@@ -6,22 +6,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from moesaic.answering import Answerer, SentenceAnswerer, load_answerer
+from moesaic.answering import Answerer, SentenceAnswerer
 from moesaic.combiners import Average
 from moesaic.data import Examples, PairDomain
-from moesaic.errors import CheckpointError, DataError
+from moesaic.errors import DataError
 from moesaic.members import (
     DocumentRouter,
     ModuleMember,
     SentenceScorer,
     choose_length,
     make_text_classifier,
-    model_folder,
     score_documents,
 )
 from moesaic.module_mixture import ModuleMixture
@@ -42,12 +41,17 @@ from moesaic.training import (
 )
 
 _MAX_ORACLE_SENTENCES = 12
+"""Sentences that a scorer learns to take from a document, at most."""
+
 _ROUTER_BUCKETS = 2**14
+"""Numbers that a router's n-grams are hashed to."""
 
 
 @dataclass(frozen=True)
 class SentenceScorerKind(ModelKind):
     """Scorers of sentences; an expert also knows how long the summaries of its domain are."""
+
+    answerer: ClassVar[type[Answerer]] = SentenceAnswerer
 
     @property
     def section(self) -> SentenceScorerSection:
@@ -143,17 +147,6 @@ class SentenceScorerKind(ModelKind):
         """See :meth:`ModelKind.average`: of the distributions over sentences; the length is chosen anew."""
         return self._answerer(ModuleMixture(_members(members), Average("probability")).eval(), domains)
 
-    def load(self, place: str | Path) -> Answerer:
-        """See :meth:`ModelKind.load`."""
-        folder = model_folder(place)
-        answerer = load_answerer(folder)
-        if not isinstance(answerer, SentenceAnswerer):
-            raise CheckpointError(
-                f"{folder}: this is of the kind {answerer.word}, and takes no sentences. Give what a recipe with "
-                "`model: {type: sentence_scorer}` has trained."
-            )
-        return answerer
-
     def _answerer(self, network: nn.Module, domains: Sequence[int]) -> SentenceAnswerer:
         """A network with the length of summaries that suits it best on validation documents."""
         documents = self._validation(domains)
@@ -161,7 +154,7 @@ class SentenceScorerKind(ModelKind):
         return SentenceAnswerer(network, length, self.section.cut, self.section.max_words)
 
     def _validation(self, domains: Sequence[int]) -> list[Document]:
-        pairs = [pair for index in domains for pair in self.read_split(index, "validation")]
+        pairs = [pair for index in domains for pair in self.pairs(index, "validation")]
         documents, _ = self._cut([document_of(pair) for pair in pairs])
         return documents
 

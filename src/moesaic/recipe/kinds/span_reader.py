@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, PreTrainedTokenizerBase
 
-from moesaic.answering import Answerer, SpanAnswerer, load_answerer
+from moesaic.answering import Answerer, SpanAnswerer
 from moesaic.combiners import Average
 from moesaic.data import PairDomain, train_reader_tokenizer
-from moesaic.errors import CheckpointError, DataError
-from moesaic.members import ModuleMember, SpanReader, TokenRouter, load_span_reader, model_folder, read_checkpoint
+from moesaic.errors import DataError, IncompatibleMembersError
+from moesaic.members import ModuleMember, SpanReader, TokenRouter, load_span_reader, read_checkpoint
 from moesaic.module_mixture import ModuleMixture
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.kind import Fit, ModelKind
@@ -37,6 +37,8 @@ from moesaic.training import (
 @dataclass(frozen=True)
 class SpanReaderKind(ModelKind):
     """Encoders with a span head, from scratch or started from one encoder; all share one tokenizer."""
+
+    answerer: ClassVar[type[Answerer]] = SpanAnswerer
 
     @property
     def section(self) -> SpanReaderSection:
@@ -78,7 +80,7 @@ class SpanReaderKind(ModelKind):
 
     def _make_tokenizer(self, domains: Sequence[PairDomain]) -> PreTrainedTokenizerBase:
         if self.given_checkpoint is not None:
-            return self._load(self.given_checkpoint).tokenizer
+            return _tokenizer(self.load(self.given_checkpoint))
         if self.encoder is not None:
             return AutoTokenizer.from_pretrained(read_checkpoint(self.encoder).path)
         pairs = (pair for domain in domains for pair in domain.train)
@@ -125,20 +127,6 @@ class SpanReaderKind(ModelKind):
         """See :meth:`ModelKind.average`: of the distributions over where answers begin and end."""
         return self._answerer(ModuleMixture(_members(members), Average("probability")).eval())
 
-    def load(self, place: str | Path) -> Answerer:
-        """See :meth:`ModelKind.load`."""
-        return self._load(place)
-
-    def _load(self, place: str | Path) -> SpanAnswerer:
-        folder = model_folder(place)
-        answerer = load_answerer(folder)
-        if not isinstance(answerer, SpanAnswerer):
-            raise CheckpointError(
-                f"{folder}: this is of the kind {answerer.word}, and reads no spans. Give what a recipe with "
-                "`model: {type: span_reader}` has trained; an encoder to start from is named by model.encoder."
-            )
-        return answerer
-
     def _answerer(self, network: nn.Module) -> SpanAnswerer:
         section = self.section
         return SpanAnswerer(network, self.tokenizer, section.max_length, section.stride, section.max_answer_tokens)
@@ -149,7 +137,7 @@ class SpanReaderKind(ModelKind):
         Raises:
             DataError: If there is none.
         """
-        questions = [question_of(pair) for pair in self.read_split(domain, "train")]
+        questions = [question_of(pair) for pair in self.pairs(domain, "train")]
         found = [question for question in questions if not question.is_lost]
         if not found:
             name = self.recipe.domain_names[domain]
@@ -180,4 +168,17 @@ class SpanReaderKind(ModelKind):
 
 
 def _members(answerers: Mapping[str, Answerer]) -> list[ModuleMember]:
+    vocabularies = {name: _tokenizer(answerer).get_vocab() for name, answerer in answerers.items()}
+    first = next(iter(answerers))
+    for name, vocabulary in vocabularies.items():
+        if vocabulary != vocabularies[first]:
+            raise IncompatibleMembersError(
+                f"{name} and {first} have different tokens, and readers can only be combined that read the same ones. "
+                "Train them from one tokenizer."
+            )
     return [ModuleMember(name, answerer.network) for name, answerer in answerers.items()]
+
+
+def _tokenizer(answerer: Answerer) -> PreTrainedTokenizerBase:
+    assert isinstance(answerer, SpanAnswerer)
+    return answerer.tokenizer

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -46,6 +47,7 @@ class WritingKind(ModelKind):
     """Transformers models that write; all share one tokenizer."""
 
     library: ClassVar[str] = "transformers"
+    answerer: ClassVar[type[Answerer]] = WritingAnswerer
     member: ClassVar[type[CausalLM]]
     mixture: ClassVar[type[Mixture]]
 
@@ -59,7 +61,7 @@ class WritingKind(ModelKind):
         """
 
     @abstractmethod
-    def check_network(self, network: Any, folder: Path) -> None:
+    def check_config(self, config: Any, folder: Path) -> None:
         """Refuse a checkpoint of another kind.
 
         Raises:
@@ -133,12 +135,15 @@ class WritingKind(ModelKind):
         """See :meth:`ModelKind.average`: of the probabilities of the next token."""
         return self._answerer(self.mixture(self._members(members), Average()).eval())
 
+    def check(self, place: str | Path) -> Path:
+        """See :meth:`ModelKind.check`."""
+        folder = read_checkpoint(super().check(place)).path
+        self.check_config(AutoConfig.from_pretrained(folder), folder)
+        return folder
+
     def load(self, place: str | Path) -> Answerer:
-        """See :meth:`ModelKind.load`."""
-        folder = read_checkpoint(place).path
-        network = load_network(folder)
-        self.check_network(network, folder)
-        return self._answerer(network)
+        """See :meth:`ModelKind.load`; all models share the run's tokenizer."""
+        return self._answerer(load_network(self.check(place)))
 
     def _answerer(self, network: Any) -> WritingAnswerer:
         section = self.recipe.decoding
@@ -204,11 +209,11 @@ class EncoderDecoderKind(WritingKind):
         )
         return MarianMTModel(config)
 
-    def check_network(self, network: Any, folder: Path) -> None:
-        """See :meth:`WritingKind.check_network`."""
-        if not network.config.is_encoder_decoder:
+    def check_config(self, config: Any, folder: Path) -> None:
+        """See :meth:`WritingKind.check_config`."""
+        if not config.is_encoder_decoder:
             raise CheckpointError(
-                f"{folder}: {network.config.model_type} has no encoder and decoder, so it cannot write an answer to a "
+                f"{folder}: {config.model_type} has no encoder and decoder, so it cannot write an answer to a "
                 "source. Give an encoder-decoder model, such as Marian, BART or T5, or set model.type to causal."
             )
 
@@ -239,10 +244,10 @@ class CausalKind(WritingKind):
         )
         return LlamaForCausalLM(config)
 
-    def check_network(self, network: Any, folder: Path) -> None:
-        """See :meth:`WritingKind.check_network`."""
-        if network.config.is_encoder_decoder:
+    def check_config(self, config: Any, folder: Path) -> None:
+        """See :meth:`WritingKind.check_config`."""
+        if config.is_encoder_decoder:
             raise CheckpointError(
-                f"{folder}: {network.config.model_type} has an encoder and a decoder. Give a causal model, such as "
+                f"{folder}: {config.model_type} has an encoder and a decoder. Give a causal model, such as "
                 "Llama or Qwen3, or set model.type to encoder_decoder."
             )
