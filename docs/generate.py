@@ -1,8 +1,8 @@
 """Write the parts of the documentation that come from the code, from benchmarks and from a run.
 
 ``cli.md`` comes from ``--help``, ``recipes.md`` and ``task-recipes.md`` from the recipes' schemas, ``results.md``,
-``performance.md``, ``arena.md`` and ``membership.md`` from their ``.in.md`` and the records in ``benchmarks/results``,
-``table.svg`` from a run.
+``performance.md``, ``arena.md``, ``membership.md`` and ``applications.md`` from their ``.in.md`` and the records in
+``benchmarks/results``, ``table.svg`` from a run.
 
 ``make docs`` writes them; the tests say when the pages are old. The picture is drawn from ``runs/quickstart``, where
 that run is finished.
@@ -170,6 +170,7 @@ PAGES = {
     "performance.md": partial(page_with_records, "performance"),
     "arena.md": partial(page_with_records, "arena"),
     "membership.md": partial(page_with_records, "membership"),
+    "applications.md": partial(page_with_records, "applications"),
 }
 """The pages and what makes them."""
 

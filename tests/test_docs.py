@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(language):
+def block(language, about="news"):
     """The README's code in a language that shows it being used."""
-    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if "news" in text)
+    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if about in text)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -65,6 +65,27 @@ def test_the_recipe_and_the_commands_run(workplace, monkeypatch, capsys):
     assert "Lowest loss: " in printed["run"] and "Lowest loss: " in printed["evaluate"]
     assert printed["generate"].startswith("The court")
     assert (workplace / "my-mixture" / "config.json").exists()
+
+
+def test_the_recipe_of_a_task_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("en-de", "en-fr"):
+        rows = ({"source": f"a dog runs {number} times", "target": f"{name} {number}"} for number in range(60))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    quick = {
+        "model": {"hidden_size": 32, "intermediate_size": 64, "num_encoder_layers": 1, "num_decoder_layers": 1},
+        "experts": {"training": {"num_steps": 2, "batch_size": 4}},
+        "router": {"training": {"num_steps": 2, "batch_size": 4}},
+        "decoding": {"num_beams": 1},
+        "arena": {"num_resamples": 20},
+    }
+    (tmp_path / "pairs.yaml").write_text(block("yaml", "pairs") + yaml.safe_dump(quick))
+    for line in block("bash", "pairs").splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0, line
+    assert capsys.readouterr().out.splitlines()[-1].startswith("written by en-")
 
 
 def test_the_python_example_runs(workplace, capsys):
