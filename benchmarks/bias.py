@@ -63,7 +63,7 @@ def main() -> None:
     save(
         "bias",
         figures(table),
-        run=options.run.name,
+        command=f"bias {options.run.as_posix()} --crows-pairs FILE --bbq FILE --limit {options.limit}",
         limit=options.limit,
         differences=differences(table),
         by_category=by_category(table),
