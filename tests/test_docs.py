@@ -88,6 +88,15 @@ def test_the_recipe_of_a_task_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("written by en-")
 
 
+def test_the_page_of_mixtures_runs(capsys):
+    page = (ROOT / "docs" / "mixtures.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    jointly, *_, by_em = [line for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
+    assert int(jointly.rstrip("%")) > 90 and int(by_em.rstrip("%")) > 90
+
+
 def test_the_python_example_runs(workplace, capsys):
     code = block("python")
     assert len(code.strip().splitlines()) - 2 <= 5
