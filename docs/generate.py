@@ -152,9 +152,8 @@ def page_with_records(name: str) -> str:
     for name in re.findall(r"^\{\{(\w+)\}\}$", page, flags=re.MULTILINE):
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         machine = record["machine"]
-        hardware = (
-            f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}"
-        )
+        cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+        hardware = f"{cores} of {machine['cpu']}, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}"
         versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
         command = record.get("command", name)
         source = f"`python -m benchmarks.{command}`, {record['date']}; {hardware}; {versions}."
