@@ -48,52 +48,45 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     assert together == pytest.approx(alone, abs=2e-5)
 
 
-def train_routed(folder, top_k, router_only):
-    # Sorted inputs, so that each process sees members in another mix.
-    inputs = torch.linspace(-2, 2, 64).unsqueeze(1)
-    examples = Examples(inputs, (inputs.squeeze(1).abs() < 1).long())
-    torch.manual_seed(0)
-    members = [ModuleMember(name, nn.Linear(1, 2)) for name in ("left", "middle", "right")]
-    mixture = RoutedMixture(members, FeatureRouter(num_features=1, num_members=3), top_k=top_k)
-    options = TrainingOptions(num_steps=6, batch_size=16, learning_rate=0.05, precision="float32", checkpoint_every=0)
-    objective = MixtureObjective(balance=RouterBalance(router_aux_loss_coef=0.1, router_z_loss_coef=0.01))
-    with process_group():
-        train_it = fit_router if router_only else fit_jointly
-        train_it(mixture, examples, options, objective=objective)
-        if is_main():
-            save_file(mixture.state_dict(), folder / "weights.safetensors")
-
-
-@pytest.mark.parametrize(("top_k", "router_only"), [(None, False), (2, False), (2, True)])
-def test_a_routed_mixture_has_the_same_weights_from_two_processes_as_from_one(tmp_path, top_k, router_only):
-    train_routed(tmp_path, top_k, router_only)
-    alone = load_file(tmp_path / "weights.safetensors")
-    run_in_processes(train_routed, tmp_path, top_k, router_only)
-    together = load_file(tmp_path / "weights.safetensors")
-    assert alone.keys() == together.keys()
-    for name, tensor in alone.items():
-        torch.testing.assert_close(together[name], tensor, rtol=0, atol=2e-5)
-
-
-def train_with_few_rows(folder):
+# Sorted inputs, so that each process sees members in another mix.
+INPUTS = torch.linspace(-2, 2, 64).unsqueeze(1)
+EXAMPLES = Examples(INPUTS, (INPUTS.squeeze(1).abs() < 1).long())
+BALANCED = MixtureObjective(balance=RouterBalance(router_aux_loss_coef=0.1, router_z_loss_coef=0.01))
+ROUTED = {
+    "all members": (fit_jointly, {}, 16, BALANCED),
+    "two of three": (fit_jointly, {"top_k": 2}, 16, BALANCED),
+    "the router alone": (fit_router, {"top_k": 2}, 16, BALANCED),
     # Two rows a process and three members: each step leaves some member without rows in some process.
-    inputs = torch.linspace(-2, 2, 64).unsqueeze(1)
-    examples = Examples(inputs, (inputs.squeeze(1).abs() < 1).long())
-    torch.manual_seed(0)
-    members = [ModuleMember(name, nn.Linear(1, 2)) for name in ("left", "middle", "right")]
-    router = FeatureRouter(num_features=1, num_members=3)
-    mixture = RoutedMixture(members, router, top_k=1, normalize=False)
-    options = TrainingOptions(num_steps=8, batch_size=4, learning_rate=0.05, precision="float32", checkpoint_every=0)
+    "a member without rows": (fit_jointly, {"top_k": 1, "normalize": False}, 4, MixtureObjective("competitive")),
+}
+
+
+def train_routed(folder):
     with process_group():
-        fit_jointly(mixture, examples, options, objective=MixtureObjective("competitive"))
-        if is_main():
-            save_file(mixture.state_dict(), folder / "weights.safetensors")
+        for name, (train_it, arguments, batch_size, objective) in ROUTED.items():
+            torch.manual_seed(0)
+            members = [ModuleMember(member, nn.Linear(1, 2)) for member in ("left", "middle", "right")]
+            mixture = RoutedMixture(members, FeatureRouter(num_features=1, num_members=3), **arguments)
+            options = TrainingOptions(
+                num_steps=8, batch_size=batch_size, learning_rate=0.05, precision="float32", checkpoint_every=0
+            )
+            train_it(mixture, EXAMPLES, options, objective=objective)
+            if is_main():
+                save_file(mixture.state_dict(), folder / f"{name}.safetensors")
 
 
-def test_a_member_may_be_without_rows_in_one_of_the_processes(tmp_path):
-    train_with_few_rows(tmp_path)
-    alone = load_file(tmp_path / "weights.safetensors")
-    run_in_processes(train_with_few_rows, tmp_path)
-    together = load_file(tmp_path / "weights.safetensors")
-    for name, tensor in alone.items():
-        torch.testing.assert_close(together[name], tensor, rtol=0, atol=2e-5)
+@pytest.fixture(scope="module")
+def routed_weights(tmp_path_factory):
+    """Folders of what one process learned, and two together."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    train_routed(alone)
+    run_in_processes(train_routed, together)
+    return alone, together
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_routed_mixture_has_the_same_weights_from_two_processes_as_from_one(name, routed_weights):
+    alone, together = (load_file(folder / f"{name}.safetensors") for folder in routed_weights)
+    assert alone.keys() == together.keys()
+    for tensor, weights in alone.items():
+        torch.testing.assert_close(together[tensor], weights, rtol=0, atol=2e-5)
