@@ -26,9 +26,12 @@ from moesaic.members import (
     CausalLM,
     Seq2SeqLM,
     build_networks,
+    check_names,
     check_numbers,
     describe_networks,
     find_teams,
+    position_of,
+    positions_without,
     run_together,
 )
 from moesaic.mixture_cache import MixtureCache, Tokens, num_tokens, take_rows
@@ -368,45 +371,8 @@ class Mixture(PreTrainedModel, GenerationMixin):
         return f"{type(self).__name__}([{members}], {self.combiner})"
 
 
-def check_names(members: Sequence[Member]) -> None:
-    """Refuse a mixture of no members, or with two of one name.
-
-    Raises:
-        ValueError: If it is one.
-    """
-    if not members:
-        raise ValueError("A mixture needs at least one member, got none.")
-    names = [member.name for member in members]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"Two members are called {name!r}; give each its own name.")
-
-
-def position_of(name: str, names: Sequence[str]) -> int:
-    """Where a member stands among the others.
-
-    Raises:
-        ValueError: If no member has that name.
-    """
-    if name not in names:
-        raise ValueError(f"No member is called {name!r}; there are {', '.join(names)}.")
-    return list(names).index(name)
-
-
-def positions_without(name: str, names: Sequence[str]) -> list[int]:
-    """Where the members stand that are left without one.
-
-    Raises:
-        ValueError: If no member has that name, or it is the only one.
-    """
-    removed = position_of(name, names)
-    if len(names) == 1:
-        raise ValueError(f"{name!r} is the only member, and a mixture needs one. Add another first, or replace it.")
-    return [position for position in range(len(names)) if position != removed]
-
-
 def _check_members(members: Sequence[Member]) -> None:
-    check_names(members)
+    check_names([member.name for member in members])
     sizes = {member.name: _vocab_size(member) for member in members}
     vocabularies = [member.tokenizer.get_vocab() for member in members if member.tokenizer is not None]
     if len(set(sizes.values())) > 1 or any(vocabulary != vocabularies[0] for vocabulary in vocabularies[1:]):

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from moesaic.combiners import Combiner, Tempered, build_combiner
 from moesaic.errors import IncompatibleMembersError, MemberError
-from moesaic.members import ModuleMember
-from moesaic.mixture import position_of, positions_without
+from moesaic.members import ModuleMember, check_names, position_of, positions_without
 from moesaic.types import Member, Routing
 
 
@@ -193,19 +192,6 @@ class ModuleMixture(nn.Module):
 
     def __repr__(self) -> str:
         return f"ModuleMixture([{', '.join(self.member_names)}], {self.combiner})"
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse members that cannot be told apart.
-
-    Raises:
-        ValueError: If there is no member, or two have one name.
-    """
-    if not names:
-        raise ValueError("A mixture needs at least one member, got none.")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"Two members are called {name!r}; give each its own name.")
 
 
 def _check_combiner(combiner: Combiner, regression: bool) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from moesaic.combiners import Space, combine, top_k_routing
 from moesaic.combiners.spaces import check_space
 from moesaic.errors import IncompatibleMembersError
-from moesaic.module_mixture import check_names, check_outputs, check_sizes, read_member, take_rows
+from moesaic.members import check_names
+from moesaic.module_mixture import check_outputs, check_sizes, read_member, take_rows
 from moesaic.types import Member, Routing
 
 

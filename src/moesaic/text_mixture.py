@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moesaic.combiners import TextCombiner
-from moesaic.members import Sampling, score_candidates, write_candidates
-from moesaic.mixture import check_names
+from moesaic.members import Sampling, check_names, score_candidates, write_candidates
 from moesaic.types import Candidate, Member, TextAnswer
 
 
@@ -32,7 +31,7 @@ class TextMixture:
     """
 
     def __init__(self, members: Sequence[Member], combiner: TextCombiner) -> None:
-        check_names(members)
+        check_names([member.name for member in members])
         for member in members:
             if member.tokenizer is None:
                 raise ValueError(

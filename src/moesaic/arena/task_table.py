@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from moesaic.arena.grid import Grid, GridColumn, Gridded, GridSection, row_called, write_csv
 from moesaic.arena.rows import Kind
@@ -177,8 +178,9 @@ def _cell(measured: Measured | None) -> str:
     return f"{measured.value:.2f} ± {(measured.high - measured.low) / 2:.2f}{mark}"
 
 
-def _row_from_json(values: dict[str, object]) -> TaskRow:
-    cells = values["cells"]
-    assert isinstance(cells, dict)
-    read = {domain: {metric: Measured(**cell) for metric, cell in metrics.items()} for domain, metrics in cells.items()}
-    return TaskRow(**(values | {"cells": read}))  # type: ignore[arg-type]  # what to_json wrote
+def _row_from_json(values: dict[str, Any]) -> TaskRow:
+    cells = {
+        domain: {metric: Measured(**cell) for metric, cell in metrics.items()}
+        for domain, metrics in values["cells"].items()
+    }
+    return TaskRow(**(values | {"cells": cells}))

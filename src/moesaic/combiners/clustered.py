@@ -6,19 +6,20 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moesaic.combiners.base import Combined, Combiner, State, register
+from moesaic.combiners.base import State, register
 from moesaic.combiners.choices import lower_top_k, top_k_routing, with_mean
-from moesaic.combiners.spaces import Space, check_space, combine
+from moesaic.combiners.spaces import Space, check_space
+from moesaic.combiners.text_router import TextRouter
 from moesaic.data.clusters import Clusters
 from moesaic.types import Routing
 
 
 @register("clustered")
-class Clustered(Combiner):
+class Clustered(TextRouter):
     """Members weighted by the distance of the text so far to their clusters' centers, ``w_m ∝ exp(-d_m² / T)``.
 
     The clusters are those of named domains (:func:`moesaic.data.center_groups`) or found among documents
@@ -38,7 +39,6 @@ class Clustered(Combiner):
     Reference: Gururangan et al. (2023), section 2.3, https://arxiv.org/abs/2303.14177
     """
 
-    routes_by_text = True
     token_places: Tensor
     centers: Tensor
 
@@ -86,26 +86,10 @@ class Clustered(Combiner):
         self.register_buffer("centers", torch.zeros(num_members, self.num_features))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
 
-    def forward(
-        self,
-        member_logits: Float[Tensor, "member batch position vocab"],
-        input_ids: Int[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
-        state: State | None = None,
-    ) -> Combined:
-        """See :meth:`Combiner.forward`."""
-        routing, state = self._read(input_ids, mask, state)
-        return Combined(combine(member_logits, routing.weights, self.space), routing, state)
-
-    def route(
-        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
-    ) -> Routing:
-        """See :meth:`Combiner.route`."""
-        return self._read(input_ids, mask, state)[0]
-
-    def _read(
+    def read(
         self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None
     ) -> tuple[Routing, State]:
+        """See :meth:`TextRouter.read`."""
         added = F.embedding(input_ids, self.token_places) * mask.unsqueeze(-1)  # (batch, position, feature)
         total = added.cumsum(dim=1)
         if state is not None:

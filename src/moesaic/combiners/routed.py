@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moesaic.combiners.base import Combined, Combiner, State, register
+from moesaic.combiners.base import State, register
 from moesaic.combiners.choices import Choice, Softmax, TopK, build_choice, with_mean
-from moesaic.combiners.spaces import Space, check_space, combine
+from moesaic.combiners.spaces import Space, check_space
+from moesaic.combiners.text_router import TextRouter
 from moesaic.types import Routing
 
 
 @register("routed")
-class Routed(Combiner):
+class Routed(TextRouter):
     """A router reads the text so far and weighs the members anew at every token.
 
     The router is a linear layer, or a network with one hidden layer, over the mean of learned token embeddings of the
@@ -40,7 +41,6 @@ class Routed(Combiner):
     Reference: Jacobs et al. (1991), equation 1.3; Shazeer et al. (2017), section 2, https://arxiv.org/abs/1701.06538
     """
 
-    routes_by_text = True
     embedding: nn.Embedding
     hidden: nn.Module
     router: nn.Linear
@@ -91,26 +91,10 @@ class Routed(Combiner):
             self.choice.attach(num_members, num_features)
         self._check_choice()
 
-    def forward(
-        self,
-        member_logits: Float[Tensor, "member batch position vocab"],
-        input_ids: Int[Tensor, "batch position"],
-        mask: Bool[Tensor, "batch position"],
-        state: State | None = None,
-    ) -> Combined:
-        """See :meth:`Combiner.forward`."""
-        routing, state = self._read(input_ids, mask, state)
-        return Combined(combine(member_logits, routing.weights, self.space), routing, state)
-
-    def route(
-        self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None = None
-    ) -> Routing:
-        """See :meth:`Combiner.route`."""
-        return self._read(input_ids, mask, state)[0]
-
-    def _read(
+    def read(
         self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None
     ) -> tuple[Routing, State]:
+        """See :meth:`TextRouter.read`."""
         embedded = self.embedding(input_ids) * mask.unsqueeze(-1)  # (batch, position, width)
         total, count = embedded.cumsum(dim=1), mask.cumsum(dim=1)
         if state is not None:

@@ -32,6 +32,7 @@ from moesaic.members.extractive import (
 )
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
+from moesaic.members.names import check_names, position_of, positions_without
 from moesaic.members.sentence_scorers import (
     DocumentRouter,
     PooledEncoder,
@@ -96,6 +97,7 @@ __all__ = [
     "add_adapter",
     "build_networks",
     "check_execution",
+    "check_names",
     "check_numbers",
     "check_targets",
     "choose_execution",
@@ -113,6 +115,8 @@ __all__ = [
     "make_text_classifier",
     "merge_adapter",
     "model_folder",
+    "position_of",
+    "positions_without",
     "quiet_transformers",
     "read_checkpoint",
     "read_spans",

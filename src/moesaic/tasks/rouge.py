@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+
+from rouge_score.rouge_scorer import RougeScorer
 
 from moesaic.tasks.sentences import split_sentences
 
@@ -78,9 +79,5 @@ _NAMES = ("rouge1", "rouge2", "rougeLsum")
 
 
 @lru_cache(maxsize=1)
-def _scorer() -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError("Summaries are measured by rouge-score. Install it: pip install rouge-score.") from error
+def _scorer() -> RougeScorer:
     return RougeScorer(list(_NAMES), use_stemmer=True)
