@@ -9,6 +9,10 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Before PyTorch is imported, and for the processes that tests start: two threads each on too few cores cost most of
+    # the time of small operations.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 from transformers.utils import logging
 
