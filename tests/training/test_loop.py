@@ -59,10 +59,12 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.parametrize("averaged_share", [0, 0.7])
 @pytest.mark.parametrize("last_step", [1, 2, 3, 5])
-def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step):
+def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step, averaged_share):
+    stage = options(checkpoint_every=2, averaged_share=averaged_share)
     whole = tiny_causal_lm()
-    expected = fit(whole, sampler(), language_modeling, options())
+    expected = fit(whole, sampler(), language_modeling, stage)
 
     def kill(record):
         if record.step == last_step:
@@ -70,9 +72,9 @@ def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step):
 
     arguments = {"checkpoint_folder": tmp_path}
     with pytest.raises(Killed):
-        fit(tiny_causal_lm(), sampler(), language_modeling, options(checkpoint_every=2), on_step=kill, **arguments)
+        fit(tiny_causal_lm(), sampler(), language_modeling, stage, on_step=kill, **arguments)
     continued = tiny_causal_lm()
-    history = fit(continued, sampler(), language_modeling, options(checkpoint_every=2), **arguments)
+    history = fit(continued, sampler(), language_modeling, stage, **arguments)
     assert history == expected
     assert_same(weights(continued), weights(whole))
     assert len(list(tmp_path.iterdir())) == 1  # only the last checkpoint is kept
@@ -117,6 +119,22 @@ def test_bfloat16_stays_close_to_float32():
     first = fit(tiny_causal_lm(), sampler(), language_modeling, options())
     second = fit(tiny_causal_lm(), sampler(), language_modeling, options(precision="bfloat16"))
     assert second[-1].loss == pytest.approx(first[-1].loss, rel=0.05)
+
+
+def test_the_weights_of_the_last_steps_are_averaged():
+    network, seen = tiny_causal_lm(), []
+    averaged = fit(
+        network,
+        sampler(),
+        language_modeling,
+        options(averaged_share=0.5),
+        on_step=lambda record: seen.append(weights(network)),
+    )
+    for name, weight in weights(network).items():
+        mean = torch.stack([step[name] for step in seen[3:]]).mean(dim=0)
+        torch.testing.assert_close(weight, mean)
+        assert not torch.equal(weight, seen[-1][name])
+    assert averaged == fit(tiny_causal_lm(), sampler(), language_modeling, options())  # the steps are the same
 
 
 def test_a_scale_of_zero_freezes():

@@ -141,6 +141,13 @@ class TrainingSection(Section):
         "auto", description="`auto` is bfloat16 where the hardware multiplies it, float32 elsewhere."
     )
     checkpoint_every: Count = Field(100, description="Optimizer steps between checkpoints; 0 makes none.")
+    averaged_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        # Left out where it says nothing, so that what was trained before it came stays valid.
+        exclude_if=lambda share: share == 0,
+        description="Share of the steps, the last ones, over which the trained weights are averaged; 0 takes the "
+        "weights of the last step.",
+    )
 
 
 class SeedSection(Section):

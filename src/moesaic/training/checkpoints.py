@@ -11,14 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from moesaic.training.averaging import WeightAverage
 from moesaic.training.optimizer import load_optimizer_tensors, optimizer_tensors
 from moesaic.training.records import StepRecord
 
 _PREFIX = "checkpoint-"
+_AVERAGE = "average.safetensors"
 
 
 def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[StepRecord]
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    history: list[StepRecord],
 ) -> None:
     """Write a checkpoint whole or not at all, then drop the one before it."""
     earlier = _checkpoints(folder)
@@ -28,13 +34,17 @@ def save_checkpoint(
     partial.mkdir(parents=True)
     save_file({name: tensor.data for name, tensor in _state(network).items()}, partial / "weights.safetensors")
     save_file(optimizer_tensors(optimizer, network), partial / "optimizer.safetensors")
+    if average.mean:
+        save_file(average.mean, partial / _AVERAGE)
     (partial / "history.json").write_text(json.dumps([asdict(record) for record in history]))
     partial.rename(target)
     for checkpoint in earlier:
         shutil.rmtree(checkpoint)
 
 
-def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[StepRecord]:
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> list[StepRecord]:
     """Continue from the last whole checkpoint.
 
     Returns:
@@ -48,6 +58,8 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         for name, tensor in _state(network).items():
             tensor.copy_(weights[name])
     load_optimizer_tensors(optimizer, network, load_file(found[-1] / "optimizer.safetensors"))
+    if (found[-1] / _AVERAGE).exists():
+        average.mean = load_file(found[-1] / _AVERAGE, device=str(next(network.parameters()).device))
     return [StepRecord(**record) for record in json.loads((found[-1] / "history.json").read_text())]
 
 

@@ -15,6 +15,7 @@ from moesaic.data import Sampler, TrainingBatch
 from moesaic.errors import TrainingError
 from moesaic.multi_task_mixture import MultiTaskMixture
 from moesaic.routed_mixture import RoutedMixture
+from moesaic.training.averaging import WeightAverage
 from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective
@@ -70,7 +71,8 @@ def fit(
     network.to(device).train()
     optimizer = build_optimizer(network, options, per_member=per_member)
     clip = clip_each_member if per_member else clip_gradients
-    history = load_checkpoint(checkpoint_folder, network, optimizer) if checkpoint_folder else []
+    average = WeightAverage(options)
+    history = load_checkpoint(checkpoint_folder, network, optimizer, average) if checkpoint_folder else []
     step_losses = _share(_StepLosses(network, objective), device)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
@@ -88,13 +90,15 @@ def fit(
             )
         clip(parameters, options.max_grad_norm)
         optimizer.step()
+        average.add(network, step)
         num_tokens = (step + 1) * options.tokens_per_step
         history.append(StepRecord(step + 1, loss, parts, learning_rate, num_tokens))
         if on_step is not None:
             on_step(history[-1])
         due = options.checkpoint_every and (step + 1) % options.checkpoint_every == 0
         if checkpoint_folder and due and is_main():
-            save_checkpoint(checkpoint_folder, network, optimizer, history)
+            save_checkpoint(checkpoint_folder, network, optimizer, average, history)
+    average.put_into(network)
     network.eval().requires_grad_(True)
     return history
 

@@ -32,6 +32,8 @@ class TrainingOptions:
         precision: ``auto`` is bfloat16 where the hardware multiplies it, float32 elsewhere. Weights stay float32.
         seed: Makes the order of the data and every random choice.
         checkpoint_every: Number of optimizer steps between checkpoints; 0 makes none.
+        averaged_share: Share of the steps, the last ones, over which the trained weights are averaged
+            (:class:`moesaic.training.averaging.WeightAverage`); 0 takes the weights of the last step.
     """
 
     num_steps: int
@@ -47,6 +49,7 @@ class TrainingOptions:
     precision: Precision = "auto"
     seed: int = 0
     checkpoint_every: int = 100
+    averaged_share: float = 0.0
 
     @property
     def tokens_per_step(self) -> int:
