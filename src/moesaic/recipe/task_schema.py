@@ -15,6 +15,7 @@ from moesaic.recipe.schema import (
     Section,
     TrainingSection,
 )
+from moesaic.tasks import TRANSLATION_TEMPLATE
 
 
 class TranslationSection(Section):
@@ -29,6 +30,17 @@ class TranslationSection(Section):
     )
     target_languages: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="Languages that can be asked for; those of the training rows if not given."
+    )
+    template: str = Field(
+        TRANSLATION_TEMPLATE,
+        exclude_if=lambda template: template == TRANSLATION_TEMPLATE,
+        description="What models read: `{source}`, and where wanted `{language}`. T5 reads `translate English to "
+        "{language}: {source}`, a model of one language pair `{source}`.",
+    )
+    language_names: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda names: not names,
+        description="What `{language}` is for each code, such as `de: German`; the code itself if not given.",
     )
 
 
