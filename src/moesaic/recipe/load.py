@@ -18,6 +18,7 @@ from moesaic.errors import RecipeError
 from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_build import build_task
+from moesaic.recipe.task_checkpoints import check_checkpoints
 from moesaic.recipe.task_schema import TaskRecipe
 from moesaic.tasks import GENERATIVE_TASKS
 
@@ -74,6 +75,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
         _check_task(recipe, path.name)
         _check_model(recipe, path.name)
+        check_checkpoints(recipe, path.name)
         _check_metrics(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)

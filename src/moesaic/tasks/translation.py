@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest, Result
 
-from moesaic.data import Pair
+from moesaic.data import TARGET_TOKEN, Pair
 from moesaic.errors import DataError
 from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, field
 
@@ -39,6 +39,9 @@ class Translation(GenerativeTask):
         target_languages: The languages that can be asked for; those of the training rows if not given.
         template: What models read: ``{source}``, and where wanted ``{language}``.
         language_names: What ``{language}`` is in the template for each code; the code itself for those not given.
+        target_token: The token of a decoder's own with which targets begin, so that it knows their language; it is
+            ``{language}`` for NLLB, with ``language_names`` such as ``{"de": "deu_Latn"}``, and empty where there is
+            none.
 
     Raises:
         ValueError: If the template has no ``{source}``, or asks for what a row does not have.
@@ -63,6 +66,7 @@ class Translation(GenerativeTask):
     target_languages: tuple[str, ...] | None = None
     template: str = TEMPLATE
     language_names: Mapping[str, str] = attribute(default_factory=dict, hash=False)
+    target_token: str = ""
 
     @property
     def main_field(self) -> str:
@@ -82,12 +86,14 @@ class Translation(GenerativeTask):
                 f"{', '.join(self.target_languages)}."
             )
         sentence = self._case(field(row, self.source_field, place))
-        return self.template.format(language=self.language_names.get(language, language), source=sentence)
+        return self.template.format(language=self._name(language), source=sentence)
 
     def ask(self, row: Mapping[str, Any], place: str) -> Pair:
         """See :meth:`GenerativeTask.ask`; the language goes with it where the source does not begin with its tag."""
-        pair = super().ask(row, place)
-        return pair if self._has_tags else replace(pair, details={"language": row[self.language_field]})
+        pair, language = super().ask(row, place), row[self.language_field]
+        details = {} if self._has_tags else {"language": language}
+        token = self.target_token.format(language=self._name(language))
+        return replace(pair, details=details | ({TARGET_TOKEN: token} if token else {}))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
@@ -157,6 +163,9 @@ class Translation(GenerativeTask):
                 f"template must have {{source}}, and may have {{language}}, got {self.template!r}. Write {{{{ and }}}} "
                 "for braces that are to stand there."
             )
+
+    def _name(self, language: str) -> str:
+        return self.language_names.get(language, language)
 
     @property
     def _has_tags(self) -> bool:
