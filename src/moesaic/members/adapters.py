@@ -151,8 +151,8 @@ def _names_of_rows(layer: nn.Module, inputs: Tensor, names: Sequence[str]) -> li
     if inputs.dim() == 2 and len(inputs) % len(names) == 0:
         return [name for name in names for _ in range(len(inputs) // len(names))]
     raise ValueError(
-        f"{type(layer).__name__} reads {tuple(inputs.shape)} where the batch has {len(names)} rows, so rows cannot have "
-        "different adapters here. Merge them: moesaic.members.merge_adapter(backbone, name)."
+        f"{type(layer).__name__} reads {tuple(inputs.shape)} where the batch has {len(names)} rows, so rows cannot "
+        "have different adapters here. Merge them: moesaic.members.merge_adapter(backbone, name)."
     )
 
 

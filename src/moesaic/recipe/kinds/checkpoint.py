@@ -35,7 +35,7 @@ from moesaic.members import (
 from moesaic.mixture import Mixture
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.writing import WritingKind
-from moesaic.recipe.task_schema import CheckpointSection
+from moesaic.recipe.task_schema import CheckpointSection, TranslationSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 
 
@@ -116,7 +116,8 @@ class CheckpointKind(WritingKind):
                 f"{folder}: {config.model_type} and {self._config.model_type} have the same tokens, but one of them is "
                 "causal, and the other has an encoder and a decoder. Give checkpoints that are alike in this."
             )
-        if not config.is_encoder_decoder and getattr(self.recipe.task, "target_token", ""):
+        task = self.recipe.task
+        if isinstance(task, TranslationSection) and task.target_token and not config.is_encoder_decoder:
             raise CheckpointError(
                 f"{folder}: {config.model_type} has no decoder that could be told the language by task.target_token. "
                 "Say it in task.template."
