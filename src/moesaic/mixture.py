@@ -110,6 +110,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         self.members = nn.ModuleList(networks)
         self.teams = find_teams(networks)
         self.combiner = combiner
+        self.register_state_dict_post_hook(_copy_shared_buffers)
         if combiner.num_members is None:
             combiner.attach(len(networks), config.vocab_size)
         if isinstance(members, MixtureConfig):
@@ -243,7 +244,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
             member_names=[member.name for member in members],
             combiner={"type": combiner.word, **combiner.arguments()},
             vocab_size=first.vocab_size,
-            bos_token_id=first.bos_token_id,
+            bos_token_id=getattr(first, "bos_token_id", None),
             eos_token_id=first.eos_token_id,
             pad_token_id=first.pad_token_id,
             tie_word_embeddings=False,
@@ -345,7 +346,7 @@ class Mixture(PreTrainedModel, GenerationMixin):
         tied = {
             f"members.{index}.{target}": f"members.{index}.{source}"
             for index, member in enumerate(members)
-            for target, source in member.get_expanded_tied_weights_keys().items()
+            for target, source in member.get_expanded_tied_weights_keys(all_submodels=True).items()
         }
         shared = self._tied_weights_keys
         return {target: shared.get(source, source) for target, source in (shared | tied).items()}
@@ -369,6 +370,14 @@ class Mixture(PreTrainedModel, GenerationMixin):
     def __repr__(self) -> str:
         members = ", ".join(self.member_names)
         return f"{type(self).__name__}([{members}], {self.combiner})"
+
+
+def _copy_shared_buffers(mixture: Mixture, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    """Save the buffers of a shared backbone for each member: Transformers ties parameters only."""
+    if any(len(team) > 1 for team in mixture.teams):
+        for name, _buffer in mixture.named_buffers(prefix.removesuffix("."), remove_duplicate=False):
+            if name in state:
+                state[name] = state[name].clone()
 
 
 def _check_members(members: Sequence[Member]) -> None:

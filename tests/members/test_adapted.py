@@ -1,12 +1,19 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from moesaic.arena import active_parameters, total_parameters
 from moesaic.combiners import Average, Posterior, Routed, SparsePosterior, Weighted
-from moesaic.members import CausalLM, adapter_members, add_adapter, merge_adapter
+from moesaic.members import CausalLM, Seq2SeqLM, adapter_members, add_adapter, load_member, merge_adapter
 from moesaic.mixture import Mixture
+from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 from moesaic.training import train
 
@@ -173,3 +180,47 @@ def test_recomputed_layers_are_refused(backbone):
         "A backbone whose adapters are chosen by row cannot recompute its layers. Turn that off by "
         "activation_checkpointing_disable(), and save memory by gradient_accumulation_steps."
     )
+
+
+def adapted(network, member_class, target_modules):
+    """Two adapters that do something on a network, as members that share it and as members of their own."""
+    generator = torch.Generator().manual_seed(0)
+    for name in ("news", "law"):
+        add_adapter(network, name, rank=2, target_modules=target_modules)
+    with torch.no_grad():
+        for place, tensor in network.named_parameters():
+            if ".lora_B." in place:
+                tensor.normal_(std=0.3, generator=generator)
+    shared = adapter_members(member_class("tiny", network.eval()))
+    return shared, [member_class(member.name, member.network.merge()) for member in shared]
+
+
+@torch.no_grad()
+def test_encoder_decoder_members_share_a_backbone_too(tmp_path):
+    sizes = {f"{part}_{size}": 2 for part in ("encoder", "decoder") for size in ("layers", "attention_heads")}
+    sizes |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 32, "init_std": 0.2}
+    torch.manual_seed(0)
+    bart = BartForConditionalGeneration(BartConfig(vocab_size=100, d_model=32, forced_eos_token_id=None, **sizes))
+    shared, apart = (Seq2SeqMixture(made, Average()).eval() for made in adapted(bart, Seq2SeqLM, None))
+    target = {"decoder_input_ids": TOKENS[:, :2]}
+    expected = apart(TOKENS, attention_mask=MASK, **target).logits
+    torch.testing.assert_close(shared(TOKENS, attention_mask=MASK, **target).logits, expected, rtol=1e-3, atol=1e-3)
+    answers = generate(shared, num_beams=2)
+    assert torch.equal(answers, generate(apart, num_beams=2))
+    shared.save_pretrained(tmp_path)
+    loaded = load_member(tmp_path).network
+    assert loaded.members[0].backbone is loaded.members[1].backbone
+    assert torch.equal(generate(loaded, num_beams=2), answers)
+    alone = shared.members[1]
+    assert torch.equal(generate(alone), generate(apart.members[1]))
+    with pytest.raises(ValueError, match=r"^There is nothing to read: give decoder_input_ids\.$"):
+        alone(TOKENS)
+
+
+@torch.no_grad()
+def test_layers_that_read_every_token_as_a_row_have_adapters_too():
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    opt = OPTForCausalLM(OPTConfig(vocab_size=100, num_attention_heads=2, max_position_embeddings=32, **sizes))
+    shared, apart = (Mixture(made, Average()).eval() for made in adapted(opt, CausalLM, ["fc1", "fc2", "q_proj"]))
+    torch.testing.assert_close(shared(TOKENS).logits, apart(TOKENS).logits, rtol=1e-3, atol=1e-3)

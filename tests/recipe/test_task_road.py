@@ -206,6 +206,11 @@ def test_a_source_without_rows_is_refused(recipe, tmp_path):
             "'type' does not match any of the expected tags: 'translation', 'summarization', "
             "'question_answering'.",
         ),
+        (
+            "task.template=to {langage}",
+            "toy.yaml, task.template must have {source}, and may have {language}, got 'to {langage}'. Write {{ and }} "
+            "for braces that are to stand there.",
+        ),
         ("joint.num_step=3", "toy.yaml, joint: unknown key 'num_step'. Did you mean 'num_steps'?"),
         (
             "experts.checkpoints.digit=here",

@@ -43,6 +43,28 @@ def test_lower_case_is_read_and_written():
     assert pair == Pair("<2en> ein haus", ("a house",))
 
 
+def test_a_template_says_what_models_from_elsewhere_read():
+    template = "translate English to {language}: {source}"
+    task = Translation(template=template, language_names={"de": "German"})
+    pairs = [
+        task.pair({"source": f"A {noun}.", "target": text, "target_lang": "de"}, "row")
+        for noun, text in zip(("dog", "bench", "child"), GERMAN, strict=True)
+    ]
+    assert pairs[0].source == "translate English to German: A dog."
+    learned = task.learn(pairs)
+    assert learned.target_languages == ("de",) and learned.tags == ()
+    found, expected = (
+        one.compare({"close": CLOSE}, of, num_resamples=10) for one, of in ((learned, pairs), (Translation(), PAIRS))
+    )
+    assert found["close"]["BLEU"].value == expected["close"]["BLEU"].value
+    message = (
+        "template must have {source}, and may have {language}, got '{text}'. Write {{ and }} for braces that are to "
+        "stand there."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Translation(template="{text}")
+
+
 def test_languages_come_from_the_training_rows():
     task = Translation().learn([Pair("<2fr> a", ("b",)), Pair("<2de> a", ("b",)), Pair("<2fr> c", ("d",))])
     assert task.target_languages == ("de", "fr") and task.tags == ("<2de>", "<2fr>")

@@ -79,8 +79,10 @@ class Answerer(ABC):
         if not self.chooses_one:
             return self.num_parameters
         members: Any = self.network.members
-        counts = [_count(member) for member in members]
-        return self.num_parameters - sum(counts) + max(counts)
+        # Members that are adapters share their backbone.
+        of_members = {id(parameter): parameter.numel() for parameter in members.parameters()}
+        active = [getattr(member, "num_active_parameters", None) or _count(member) for member in members]
+        return self.num_parameters - sum(of_members.values()) + max(active)
 
     @property
     @abstractmethod

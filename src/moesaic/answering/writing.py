@@ -12,9 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moesaic.answering.answerer import Answered, Answerer
 from moesaic.combiners import BySource
-from moesaic.data import Pair, encode_cut, pad
+from moesaic.data import Pair, encode_cut, first_target_tokens, pad
 from moesaic.errors import CheckpointError
-from moesaic.members import Decoding, load_member, write_targets
+from moesaic.members import (
+    AdaptedLM,
+    Decoding,
+    is_adapter,
+    load_adapter_members,
+    load_network,
+    load_tokenizer,
+    named_backbone,
+    read_checkpoint,
+    save_adapter,
+    write_targets,
+)
 from moesaic.mixture import Mixture
 from moesaic.moe import save_model
 
@@ -39,7 +50,14 @@ class WritingAnswerer(Answerer):
         """See :meth:`Answerer.answer`; of sources that are too long, the beginning is read."""
         sources = [pair.source for pair in pairs]
         max_tokens = self.tokenizer.model_max_length
-        texts = write_targets(self.network, self.tokenizer, sources, self.decoding, max_source_tokens=max_tokens)
+        texts = write_targets(
+            self.network,
+            self.tokenizer,
+            sources,
+            self.decoding,
+            max_source_tokens=max_tokens,
+            first_tokens=first_target_tokens(pairs, self.tokenizer),
+        )
         if not self.chooses_one:
             return [Answered(text) for text in texts]
         network: Any = self.network
@@ -58,8 +76,11 @@ class WritingAnswerer(Answerer):
         return isinstance(self.network, Mixture) and isinstance(self.network.combiner, BySource)
 
     def save(self, folder: Path) -> None:
-        """See :meth:`Answerer.save`; a plain Transformers checkpoint."""
-        save_model(self.network, folder)
+        """See :meth:`Answerer.save`; a plain Transformers checkpoint, or an adapter as PEFT writes it."""
+        if isinstance(self.network, AdaptedLM):
+            save_adapter(self.network.backbone, self.network.adapter, folder)
+        else:
+            save_model(self.network, folder)
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
@@ -69,7 +90,11 @@ class WritingAnswerer(Answerer):
         Raises:
             CheckpointError: If the checkpoint is damaged, has no tokenizer, or holds no model that writes to a source.
         """
-        member = load_member(folder)
-        if member.tokenizer is None:
-            raise CheckpointError(f"{folder}: there is no tokenizer, so text cannot be read.")
-        return cls(member.network, member.tokenizer)
+        tokenizer = load_tokenizer(folder)
+        if not is_adapter(folder):
+            return cls(load_network(read_checkpoint(folder).path, dtype=None), tokenizer)
+        place = named_backbone(folder)
+        if place is None:
+            raise CheckpointError(f"{folder}: this is an adapter, and names no model that it is for.")
+        [member] = load_adapter_members(place, {"expert": folder})
+        return cls(member.network, tokenizer)

@@ -18,6 +18,7 @@ from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
 from moesaic.data.pairs import (
+    TARGET_TOKEN,
     Cut,
     Pair,
     PairBatch,
@@ -25,6 +26,8 @@ from moesaic.data.pairs import (
     PairSampler,
     TokenizedPairs,
     encode_cut,
+    ends_texts,
+    first_target_tokens,
     load_pair_domain,
     pad,
     read_pair,
@@ -56,6 +59,7 @@ SOURCES: dict[str, type[Source]] = {
 __all__ = [
     "NOT_SCORED",
     "SOURCES",
+    "TARGET_TOKEN",
     "Batch",
     "BatchSampler",
     "Clusters",
@@ -89,9 +93,11 @@ __all__ = [
     "check_unseen",
     "document_fingerprints",
     "encode_cut",
+    "ends_texts",
     "evaluation_blocks",
     "find_clusters",
     "fingerprints",
+    "first_target_tokens",
     "folds",
     "load_domain",
     "load_pair_domain",

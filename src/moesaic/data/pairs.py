@@ -21,6 +21,9 @@ from moesaic.data.examples import check_batch_size, draw_rows
 from moesaic.data.sources import RowSource, Source
 from moesaic.errors import DataError
 
+TARGET_TOKEN = "target_token"
+"""Key of a pair's details: the token of a decoder's own with which the target begins, where there is one."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -225,17 +228,24 @@ def tokenize_pairs(
 ) -> tuple[TokenizedPairs, Cut]:
     """Tokenize pairs; of what is too long, the beginning is kept, and the token that ends a text.
 
+    Every target ends with a token that says so. A source does where the tokenizer ends each text with one, as those of
+    encoder-decoder models do; where it does not, a target goes on where its source ends, after a space.
+
     Args:
         pairs: Sources and targets.
-        tokenizer: The tokenizer; it ends each text with a token of its own.
+        tokenizer: The tokenizer.
         max_source_tokens: Tokens of a source at most.
         max_target_tokens: Tokens of a target at most.
 
     Returns:
         The tokens, and what was cut.
+
+    Raises:
+        DataError: If a target is to begin with a token that the tokenizer has not.
     """
     sources, sources_cut, source_rest = encode_cut([pair.source for pair in pairs], tokenizer, max_source_tokens)
-    targets, targets_cut, target_rest = encode_cut([pair.target for pair in pairs], tokenizer, max_target_tokens)
+    encoded = _encode_targets(pairs, tokenizer) if pairs else []
+    targets, targets_cut, target_rest = _cut(encoded, max_target_tokens, keeps_end=True)
     tokens = TokenizedPairs(
         torch.tensor([token for ids in sources for token in ids], dtype=torch.int32),
         torch.tensor([len(ids) for ids in sources], dtype=torch.int64),
@@ -248,15 +258,66 @@ def tokenize_pairs(
 def encode_cut(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int
 ) -> tuple[list[list[int]], int, int]:
-    """Tokenize texts; of what is too long, the beginning is kept, and the last token, which ends it.
+    """Tokenize sources; of what is too long, the beginning is kept, and the token that ends it, if one does.
 
     Returns:
         The tokens of each text, how many texts were cut, and by how many tokens in all.
     """
     encoded: list[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+    return _cut(encoded, max_tokens, keeps_end=ends_texts(tokenizer))
+
+
+def ends_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer ends each text with a token of its own.
+
+    Example:
+        >>> from moesaic.data import train_pair_tokenizer, train_tokenizer
+        >>> ends_texts(train_pair_tokenizer(["a dog"], 300)), ends_texts(train_tokenizer(["a dog"], 300))
+        (True, False)
+    """
+    last: int = tokenizer("a", verbose=False)["input_ids"][-1]
+    return last in tokenizer.all_special_ids
+
+
+def _cut(encoded: list[list[int]], max_tokens: int, *, keeps_end: bool) -> tuple[list[list[int]], int, int]:
     too_long = [len(ids) for ids in encoded if len(ids) > max_tokens]
-    kept = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in encoded]
+    end = 1 if keeps_end else 0
+    kept = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - end], *ids[len(ids) - end :]] for ids in encoded]
     return kept, len(too_long), sum(too_long) - max_tokens * len(too_long)
+
+
+def first_target_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token with which each target begins; empty where they begin with what they say.
+
+    Raises:
+        DataError: If the tokenizer has no such token.
+    """
+    tokens = [pair.details[TARGET_TOKEN] for pair in pairs if TARGET_TOKEN in pair.details]
+    vocabulary = tokenizer.get_vocab() if tokens else {}
+    for token in dict.fromkeys(tokens):
+        if token not in vocabulary:
+            raise DataError(
+                f"Targets are to begin with the token {token!r}, which the model's tokenizer has not. Change "
+                "task.target_token or task.language_names as the model's card says."
+            )
+    return [vocabulary[token] for token in tokens]
+
+
+def _encode_targets(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    targets = [pair.target for pair in pairs]
+    if first := first_target_tokens(pairs, tokenizer):
+        plain = tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]
+        return [[token, *ids, tokenizer.eos_token_id] for token, ids in zip(first, plain, strict=True)]
+    if ends_texts(tokenizer):
+        return tokenizer(text_target=targets, verbose=False)["input_ids"]
+    sources = tokenizer([pair.source for pair in pairs], verbose=False)["input_ids"]
+    joint = tokenizer([f"{pair.source} {pair.target}" for pair in pairs], verbose=False)["input_ids"]
+    alone = tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]
+    # Where the two grow together into one token, the target is read by itself.
+    return [
+        [*(both[len(source) :] if both[: len(source)] == source else own), tokenizer.eos_token_id]
+        for source, both, own in zip(sources, joint, alone, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from moesaic.answering import WritingAnswerer, load_answerer
+from moesaic.answering import RoutedWritingAnswerer, WritingAnswerer, load_answerer
 from moesaic.experts import fast_decoding
 from moesaic.members import Decoding, load_member, model_folder
 from moesaic.mixture import Mixture
@@ -106,7 +106,7 @@ def generate(
 
 def _do_task(folder: Path, task: GenerativeTask, row: Mapping[str, str], decoding: Decoding) -> Answer:
     answerer = load_answerer(folder)
-    if isinstance(answerer, WritingAnswerer):
+    if isinstance(answerer, WritingAnswerer | RoutedWritingAnswerer):
         answerer = replace(answerer, decoding=decoding)
     elif decoding.num_beams > 1 or decoding.temperature:
         raise ValueError(

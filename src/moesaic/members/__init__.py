@@ -9,7 +9,7 @@ from moesaic.members.adapted import (
     load_adapter_members,
     run_together,
 )
-from moesaic.members.adapter_files import load_adapter, save_adapter
+from moesaic.members.adapter_files import is_adapter, load_adapter, named_backbone, save_adapter
 from moesaic.members.adapters import (
     adapter_names,
     adapter_only,
@@ -58,6 +58,7 @@ from moesaic.members.stacked import (
 )
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
+from moesaic.members.tokenizers import load_tokenizer
 from moesaic.members.word_vectors import CooccurrenceVectors
 from moesaic.members.writing import Sampling, score_candidates, write_candidates
 
@@ -105,6 +106,7 @@ __all__ = [
     "describe_networks",
     "find_teams",
     "import_peft",
+    "is_adapter",
     "join_members",
     "layer_rule",
     "load_adapter",
@@ -112,9 +114,11 @@ __all__ = [
     "load_member",
     "load_network",
     "load_span_reader",
+    "load_tokenizer",
     "make_text_classifier",
     "merge_adapter",
     "model_folder",
+    "named_backbone",
     "position_of",
     "positions_without",
     "quiet_transformers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     Cache,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast, Seq2SeqLMOutput
 
 from moesaic.members.adapter_files import load_adapter
 from moesaic.members.adapters import (
@@ -50,10 +52,13 @@ class AdaptedConfig(PreTrainedConfig):
     adapter: str = ""
     settings: dict[str, Any] | None = None
     vocab_size: int = 0
+    decoder_start_token_id: int | None = None
 
 
 class AdaptedLM(PreTrainedModel, GenerationMixin):
-    """A causal language model that is another one, its backbone, with one of the adapters on it.
+    """A language model that is another one, its backbone, with one of the adapters on it.
+
+    The backbone is causal, or an encoder and a decoder; this model is then the same.
 
     Several may share a backbone; made by :func:`adapter_members`, they do. A Transformers model in all else: it
     generates, is a member of mixtures, and is saved and loaded by itself or with them. The adapters of others are not
@@ -77,7 +82,8 @@ class AdaptedLM(PreTrainedModel, GenerationMixin):
         is_loaded = isinstance(backbone, AdaptedConfig)
         if isinstance(backbone, AdaptedConfig):
             config = backbone
-            backbone = AutoModelForCausalLM.from_config(AutoConfig.for_model(**(config.backbone or {})))
+            auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            backbone = auto_class.from_config(AutoConfig.for_model(**(config.backbone or {})))
             inject_adapter(backbone, config.adapter, config.settings or {})
         else:
             config = _configure(backbone, adapter or "")
@@ -87,7 +93,8 @@ class AdaptedLM(PreTrainedModel, GenerationMixin):
         if is_loaded:
             self.post_init()
         else:
-            self.generation_config = GenerationConfig.from_model_config(backbone.config)
+            given = backbone.generation_config if config.is_encoder_decoder else None
+            self.generation_config = deepcopy(given) or GenerationConfig.from_model_config(backbone.config)
 
     @property
     def adapter(self) -> str:
@@ -105,24 +112,33 @@ class AdaptedLM(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "row position"],
+        input_ids: Int[Tensor, "row position"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        decoder_input_ids: Int[Tensor, "row target"] | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Read with this adapter; arguments and output are those of the backbone."""
-        return run_adapted(
-            self.backbone,
-            [self.adapter] * len(input_ids),
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
+    ) -> CausalLMOutputWithPast | Seq2SeqLMOutput:
+        """Read with this adapter; arguments and output are those of the backbone.
+
+        Raises:
+            ValueError: If there is nothing to read: no ``decoder_input_ids`` for a decoder, no ``input_ids`` otherwise.
+        """
+        inputs: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
+        read = input_ids
+        if self.config.is_encoder_decoder:
+            inputs = {"input_ids": input_ids, "decoder_input_ids": decoder_input_ids}
+            read = decoder_input_ids
+        if read is None:
+            needed = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
+            raise ValueError(f"There is nothing to read: give {needed}.")
+        inputs |= {"attention_mask": attention_mask, "past_key_values": past_key_values, "use_cache": use_cache}
+        return run_adapted(self.backbone, [self.adapter] * len(read), **inputs, **kwargs)
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The backbone's encoder, which reads with this adapter."""
+        return _AdaptedEncoder(self.backbone, self.adapter)
 
     def merge(self) -> PreTrainedModel:
         """The same model without an adapter; see :func:`moesaic.members.merge_adapter`."""
@@ -137,12 +153,27 @@ class AdaptedLM(PreTrainedModel, GenerationMixin):
         """Tell Transformers which weights the backbone ties."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
-        tied = self.backbone.get_expanded_tied_weights_keys()
+        tied = self.backbone.get_expanded_tied_weights_keys(all_submodels=True)
         return {f"backbone.{target}": f"backbone.{source}" for target, source in tied.items()}
 
     def _init_weights(self, module: nn.Module) -> None:
         # The backbone and its adapters come initialized.
         pass
+
+
+class _AdaptedEncoder(nn.Module):
+    """A backbone's encoder, run with one of the adapters."""
+
+    def __init__(self, backbone: PreTrainedModel, adapter: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+
+    def forward(
+        self, input_ids: Int[Tensor, "row source"], attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
+        with adapters_by_row(self.backbone, [self.adapter] * len(input_ids)):
+            return self.backbone.get_encoder()(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
 
 def adapter_members(backbone: CausalLM, names: Sequence[str] | None = None) -> list[CausalLM]:
@@ -167,7 +198,8 @@ def adapter_members(backbone: CausalLM, names: Sequence[str] | None = None) -> l
     chosen = adapter_names(backbone.network) if names is None else list(names)
     if not chosen:
         raise ValueError(f"{backbone.name} has no adapter. Add one by moesaic.members.add_adapter, or load one.")
-    return [CausalLM(name, AdaptedLM(backbone.network, name).eval(), backbone.tokenizer) for name in chosen]
+    member_class = type(backbone)
+    return [member_class(name, AdaptedLM(backbone.network, name).eval(), backbone.tokenizer) for name in chosen]
 
 
 def load_adapter_members(backbone: str | Path | CausalLM, adapters: Mapping[str, str | Path]) -> list[CausalLM]:
@@ -188,7 +220,9 @@ def load_adapter_members(backbone: str | Path | CausalLM, adapters: Mapping[str,
     return adapter_members(member, list(adapters))
 
 
-def run_adapted(backbone: PreTrainedModel, names: Sequence[str], **inputs: Any) -> CausalLMOutputWithPast:
+def run_adapted(
+    backbone: PreTrainedModel, names: Sequence[str], **inputs: Any
+) -> CausalLMOutputWithPast | Seq2SeqLMOutput:
     """Read a batch whose rows each have an adapter of their own, in one call of the backbone.
 
     Args:
@@ -282,9 +316,11 @@ def _configure(backbone: PreTrainedModel, adapter: str) -> AdaptedConfig:
         adapter=adapter,
         settings=adapter_settings(backbone, adapter),
         vocab_size=config.vocab_size,
-        bos_token_id=config.bos_token_id,
+        bos_token_id=getattr(config, "bos_token_id", None),
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
+        is_encoder_decoder=config.is_encoder_decoder,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
         tie_word_embeddings=False,
         dtype=config.dtype,
     )
@@ -316,3 +352,4 @@ def _join(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None
 
 AutoConfig.register("moesaic_adapted", AdaptedConfig)
 AutoModelForCausalLM.register(AdaptedConfig, AdaptedLM)
+AutoModelForSeq2SeqLM.register(AdaptedConfig, AdaptedLM)

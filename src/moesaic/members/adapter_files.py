@@ -56,7 +56,8 @@ def save_adapter(backbone: PreTrainedModel, name: str, folder: str | Path) -> Pa
         ValueError: If there is no such adapter.
     """
     folder = Path(folder)
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": backbone.name_or_path or None}
+    task_type = "SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM"
+    settings = {"peft_type": "LORA", "task_type": task_type, "base_model_name_or_path": backbone.name_or_path or None}
     settings |= adapter_settings(backbone, name)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -106,6 +107,17 @@ def load_adapter(backbone: PreTrainedModel, folder: str | Path, *, name: str | N
                 )
             tensor.copy_(saved)
     return name
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a whole model."""
+    return (folder / SETTINGS).exists() and not (folder / "config.json").exists()
+
+
+def named_backbone(folder: Path) -> str | None:
+    """The model that an adapter's files name as the one that it is for; ``None`` if they name none."""
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return settings.get("base_model_name_or_path") or None
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -158,7 +170,7 @@ def _check_fits(folder: Path, headers: Mapping[str, TensorHeader], backbone: Pre
         more = f", and {len(differences) - 1} differences more" if len(differences) > 1 else ""
         raise IncompatibleMembersError(
             f"{folder}: this adapter was trained on another backbone: {differences[0]}{more}. Load it on the model "
-            f"that {SETTINGS} names ({_named_base(folder)}), or train one for this backbone."
+            f"that {SETTINGS} names ({named_backbone(folder) or 'it names none'}), or train one for this backbone."
         )
     return list(dict.fromkeys(targets))
 
@@ -168,11 +180,6 @@ def _differences_of_origin(folder: Path, backbone: PreTrainedModel) -> list[str]
         return []
     there, here = json.loads((folder / ORIGIN).read_text(encoding="utf-8")), _describe_backbone(backbone)
     return [f"its {key} is {there.get(key)} there and {here[key]} here" for key in here if there.get(key) != here[key]]
-
-
-def _named_base(folder: Path) -> str:
-    named = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    return named or "it names none"
 
 
 def _describe_backbone(backbone: PreTrainedModel) -> dict[str, str]:

@@ -40,7 +40,7 @@ def add_adapter(
     *,
     rank: int = 8,
     alpha: float = 16.0,
-    target_modules: Sequence[str] = TARGET_MODULES,
+    target_modules: Sequence[str] | None = TARGET_MODULES,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> None:
@@ -54,7 +54,8 @@ def add_adapter(
         name: What the adapter is called: letters, digits, ``-`` and ``_``.
         rank: Rows of ``A`` and columns of ``B``.
         alpha: The adapter's scale, which is divided by the rank.
-        target_modules: Names of the linear layers that get one, or ends of them: ``q_proj``, ``mlp.up_proj``.
+        target_modules: Names of the linear layers that get one, or ends of them: ``q_proj``, ``mlp.up_proj``; ``None``
+            for all but the output layer.
         dropout: Share of the adapter's inputs that are dropped while it is trained.
         seed: Makes ``A``.
 
@@ -67,8 +68,8 @@ def add_adapter(
     if rank < 1:
         raise ValueError(f"rank must be 1 or more, got {rank}. An adapter of rank 8 is a common beginning.")
     check_name(name, adapter_names(backbone))
-    check_targets(backbone, target_modules)
-    settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": sorted(target_modules)}
+    targets = check_targets(backbone, target_modules)
+    settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": sorted(targets)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter(backbone, name, settings)
@@ -124,10 +125,14 @@ def merge_adapter(backbone: PreTrainedModel, name: str) -> PreTrainedModel:
 
 @contextmanager
 def adapters_by_row(backbone: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Within this, each row of a batch is read with its own adapter: the frozen layers multiply all rows at once."""
+    """Within this, each row of a batch is read with its own adapter: the frozen layers multiply all rows at once.
+
+    Raises:
+        ValueError: While the backbone runs, if rows have different adapters and a layer reads them in another shape.
+    """
 
     def choose(layer: nn.Module, inputs: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return inputs, keywords | {"adapter_names": list(names)}
+        return inputs, keywords | {"adapter_names": _names_of_rows(layer, inputs[0], names)}
 
     hooks = [layer.register_forward_pre_hook(choose, with_kwargs=True) for _, layer in _adapted_layers(backbone)]
     try:
@@ -135,6 +140,20 @@ def adapters_by_row(backbone: nn.Module, names: Sequence[str]) -> Iterator[None]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _names_of_rows(layer: nn.Module, inputs: Tensor, names: Sequence[str]) -> list[str]:
+    """The adapter of each row that a layer reads; some layers read all tokens as one row each."""
+    if len(inputs) == len(names):
+        return list(names)
+    if len(set(names)) == 1:
+        return list(names[:1]) * len(inputs)
+    if inputs.dim() == 2 and len(inputs) % len(names) == 0:
+        return [name for name in names for _ in range(len(inputs) // len(names))]
+    raise ValueError(
+        f"{type(layer).__name__} reads {tuple(inputs.shape)} where the batch has {len(names)} rows, so rows cannot "
+        "have different adapters here. Merge them: moesaic.members.merge_adapter(backbone, name)."
+    )
 
 
 def inject_adapter(backbone: nn.Module, name: str, settings: Mapping[str, Any]) -> None:
@@ -155,21 +174,29 @@ def inject_adapter(backbone: nn.Module, name: str, settings: Mapping[str, Any]) 
         peft.inject_adapter_in_model(peft.LoraConfig(**settings), backbone, name)
 
 
-def check_targets(backbone: PreTrainedModel, target_modules: Sequence[str]) -> None:
-    """Refuse targets that a model has not.
+def check_targets(backbone: PreTrainedModel, target_modules: Sequence[str] | None) -> Sequence[str]:
+    """The layers that are to get an adapter: what is given, or the names of all that can.
 
     Raises:
         ValueError: If some target names no linear layer within the model's layers, or there is no target.
     """
     places = linear_places(backbone)
+    if not places:
+        raise ValueError(
+            f"target_modules: {type(backbone).__name__} has no linear layer that can have an adapter. Train it whole."
+        )
+    if target_modules is None:
+        return _last_names(places)
+    names = ", ".join(_last_names(places))
     if not target_modules:
-        raise ValueError(f"target_modules must name at least one linear layer; there are {_last_names(places)}.")
+        raise ValueError(f"target_modules must name at least one linear layer; there are {names}.")
     for target in target_modules:
         if not any(place == target or place.endswith(f".{target}") for place in places):
             raise ValueError(
-                f"target_modules: {type(backbone).__name__} has no linear layer called {target!r}; there are "
-                f"{_last_names(places)}. The embeddings and the output layer take no adapter."
+                f"target_modules: {type(backbone).__name__} has no linear layer called {target!r}; there are {names}. "
+                "The embeddings and the output layer take no adapter."
             )
+    return target_modules
 
 
 def import_peft() -> Any:
@@ -231,5 +258,5 @@ def linear_places(backbone: PreTrainedModel) -> dict[str, nn.Linear]:
     return places
 
 
-def _last_names(places: Mapping[str, Any]) -> str:
-    return ", ".join(dict.fromkeys(place.rpartition(".")[2] for place in places))
+def _last_names(places: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(place.rpartition(".")[2] for place in places))

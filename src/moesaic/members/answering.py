@@ -58,6 +58,7 @@ def write_targets(
     decoding: Decoding,
     *,
     max_source_tokens: int,
+    first_tokens: Sequence[int] = (),
 ) -> list[str]:
     """Have a model write a target for each source.
 
@@ -67,6 +68,7 @@ def write_targets(
         sources: What it reads.
         decoding: How it writes.
         max_source_tokens: Tokens of a source that it reads at most; the beginning is kept.
+        first_tokens: The token with which each target begins, where a decoder is told so what language to write.
 
     Returns:
         One target a source, in their order.
@@ -86,7 +88,7 @@ def write_targets(
     sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
     options: dict[str, Any] = {
         "num_beams": decoding.num_beams,
-        "max_new_tokens": decoding.max_new_tokens,
+        "max_new_tokens": max(1, decoding.max_new_tokens - (1 if first_tokens else 0)),
         "pad_token_id": tokenizer.pad_token_id,
         **(sampling if decoding.temperature else {"do_sample": False}),
         **({"length_penalty": decoding.length_penalty} if decoding.num_beams > 1 else {}),
@@ -98,6 +100,9 @@ def write_targets(
             rows = order[first : first + decoding.batch_size]
             # A causal model goes on writing at the end of its row.
             input_ids, mask = pad([encoded[row] for row in rows], tokenizer.pad_token_id, left=not is_seq2seq)
+            if first_tokens:
+                start = network.config.decoder_start_token_id
+                options["decoder_input_ids"] = torch.tensor([[start, first_tokens[row]] for row in rows])
             tokens = network.generate(input_ids=input_ids, attention_mask=mask, **options)
             if not is_seq2seq:
                 tokens = tokens[:, input_ids.shape[1] :]

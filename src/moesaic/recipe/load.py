@@ -17,6 +17,8 @@ from pydantic_core import ErrorDetails
 from moesaic.errors import RecipeError
 from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
+from moesaic.recipe.task_build import build_task
+from moesaic.recipe.task_checkpoints import check_checkpoints
 from moesaic.recipe.task_schema import TaskRecipe
 from moesaic.tasks import GENERATIVE_TASKS
 
@@ -71,7 +73,9 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_consistency(recipe, path.name)
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
+        _check_task(recipe, path.name)
         _check_model(recipe, path.name)
+        check_checkpoints(recipe, path.name)
         _check_metrics(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
@@ -161,6 +165,13 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: st
             f"{where}, experts.checkpoints: names {', '.join(checkpoints)}, but the domains are {', '.join(names)}. "
             "Give one checkpoint a domain, or none."
         )
+
+
+def _check_task(recipe: TaskRecipe, where: str) -> None:
+    try:
+        build_task(recipe)
+    except ValueError as error:  # it begins with the key that does not fit
+        raise RecipeError(f"{where}, task.{error}") from None
 
 
 def _check_model(recipe: TaskRecipe, where: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moesaic.data import RowSource
 from moesaic.errors import CheckpointError, DataError
-from moesaic.recipe.build import build_source, resolve_checkpoint
+from moesaic.recipe.build import build_source
 from moesaic.recipe.kinds import ModelKind, build_kind
 from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.task_build import build_task, dense_steps
@@ -53,27 +53,29 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
         for problem in _problems(loaded, domain)
     ]
     kind = build_kind(recipe, loaded.path.parent, Path())
-    problems += _unfit(kind)
+    unfit = list(_unfit(kind))
+    problems += unfit
     section, names = recipe.experts.training, recipe.domain_names
-    given = bool(recipe.experts.checkpoints)
+    given = bool(recipe.given_experts)
     trained = [] if given else [f"expert-{name}" for name in names]
     per_stage = section.num_steps * section.batch_size
     pairs = dict.fromkeys(trained, per_stage * recipe.experts.num_members)
-    pairs["dense"] = dense_steps(recipe) * section.batch_size
+    if recipe.has_dense:
+        pairs["dense"] = dense_steps(recipe) * section.batch_size
     pairs["router"] = recipe.router.training.num_steps * recipe.router.training.batch_size
     if recipe.joint.num_steps:
         pairs["joint"] = recipe.joint.num_steps * recipe.joint.batch_size
-    parameters = None if given else kind.count_parameters()
+    parameters = None if given or unfit else kind.count_parameters()
     return TaskPlan(loaded.path.name, parameters, pairs, tuple(problems))
 
 
 def _unfit(kind: ModelKind) -> Iterator[str]:
-    """What is wrong with the experts that the recipe gives."""
-    for name, place in kind.recipe.experts.checkpoints.items():
+    """What is wrong with the checkpoints that the recipe gives."""
+    for key, place in kind.given_checkpoints.items():
         try:
-            kind.check(resolve_checkpoint(place, kind.recipe_folder))
+            kind.check(place)
         except CheckpointError as error:
-            yield f"experts.checkpoints, {name}: {error}"
+            yield f"{key}: {error}"
 
 
 def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> Iterator[str]:

@@ -43,6 +43,8 @@ def _experts(work: TaskWork) -> list[Stage]:
         for index in range(len(recipe.domain_names))
         for member, stage in enumerate(work.member_stages(index))
     ]
+    if not recipe.has_dense:
+        return stages
     dense = settings | {"num_steps": dense_steps(recipe)}
     return [*stages, Stage("dense", work.train_dense, dense, ("data",), shared=True)]
 
@@ -51,7 +53,7 @@ def _mixture(work: TaskWork) -> list[Stage]:
     """The router, and the joint training where it is wanted."""
     recipe = work.recipe
     router = recipe.router.model_dump() | {
-        "checkpoints": recipe.experts.checkpoints,
+        "checkpoints": recipe.given_experts,
         "random_seed": recipe.random_seed,
     }
     stages = [Stage("router", work.train_router, router, ("data", *work.expert_stages), shared=True)]
@@ -67,7 +69,7 @@ def _answers(work: TaskWork, system: System) -> Stage:
     settings: dict[str, Any] = work.recipe.decoding.model_dump() | {
         "max_source_tokens": work.recipe.data.max_source_tokens,
         "max_target_tokens": work.recipe.data.max_target_tokens,
-        "checkpoints": work.recipe.experts.checkpoints,
+        "checkpoints": work.recipe.given_experts,
         "domains": list(system.domains),
     }
     needs = ("data", *system.needs)

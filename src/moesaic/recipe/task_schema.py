@@ -15,6 +15,7 @@ from moesaic.recipe.schema import (
     Section,
     TrainingSection,
 )
+from moesaic.tasks import TRANSLATION_TEMPLATE
 
 
 class TranslationSection(Section):
@@ -29,6 +30,24 @@ class TranslationSection(Section):
     )
     target_languages: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="Languages that can be asked for; those of the training rows if not given."
+    )
+    template: str = Field(
+        TRANSLATION_TEMPLATE,
+        exclude_if=lambda template: template == TRANSLATION_TEMPLATE,
+        description="What models read: `{source}`, and where wanted `{language}`. T5 reads `translate English to "
+        "{language}: {source}`, a model of one language pair `{source}`. Without `{language}`, experts of different "
+        "target languages need `model.names`, since nothing else in a source tells a router the language.",
+    )
+    language_names: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda names: not names,
+        description="What `{language}` is for each code, such as `de: German`; the code itself if not given.",
+    )
+    target_token: str = Field(
+        "",
+        exclude_if=lambda token: not token,
+        description="The token of a decoder's own with which targets begin, which tells it their language; "
+        "`{language}` for NLLB, with `language_names` such as `de: deu_Latn`.",
     )
 
 
@@ -131,6 +150,43 @@ class CausalSection(Section):
     num_attention_heads: PositiveInt = Field(4, description="Attention heads of every layer.")
 
 
+class TaskAdapterSection(Section):
+    """The adapter of each model; it needs PEFT (`moesaic[adapters]`)."""
+
+    rank: PositiveInt = Field(8, description="Rank of the matrix that is added to a layer's.")
+    alpha: PositiveFloat = Field(16.0, description="Scale of that matrix, which is divided by the rank.")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
+        None, description="The linear layers that are adapted; all but the output layer if not given."
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of an adapter's inputs that are dropped while it is trained."
+    )
+
+
+class CheckpointSection(Section):
+    """Every model starts from a checkpoint that writes, causal or encoder and decoder, with its own tokenizer."""
+
+    tasks: ClassVar[tuple[str, ...]] = EncoderDecoderSection.tasks
+    unused: ClassVar[tuple[str, ...]] = ("data.vocab_size", "experts.checkpoints")
+
+    type: Literal["checkpoint"]
+    name: str | None = Field(
+        None,
+        description="A folder or Hub name. Without it there is no dense model, and `names` must have all domains.",
+    )
+    names: dict[str, str] = Field(
+        default_factory=dict,
+        description="A folder or Hub name for each domain whose expert starts from another checkpoint. Where their "
+        "tokenizers differ, experts meet at text: a router over words chooses one, which reads and answers alone. With "
+        "`experts.training.num_steps: 0` they are taken as they are.",
+    )
+    adapter: TaskAdapterSection | None = Field(
+        None,
+        description="Train a LoRA adapter for each model, over the one checkpoint, which stays as it is and is held "
+        "once. Without this key, models are trained whole.",
+    )
+
+
 _WRITING = (
     "data.max_source_tokens",
     "data.max_target_tokens",
@@ -201,7 +257,7 @@ def _name_default_kind(section: Any) -> Any:
 
 
 ModelSection = Annotated[
-    EncoderDecoderSection | CausalSection | SentenceScorerSection | SpanReaderSection,
+    EncoderDecoderSection | CausalSection | CheckpointSection | SentenceScorerSection | SpanReaderSection,
     Field(discriminator="type"),
     BeforeValidator(_name_default_kind),
 ]
@@ -299,3 +355,15 @@ class TaskRecipe(Section):
     def domain_names(self) -> tuple[str, ...]:
         """The domains' names, which are the experts' names too."""
         return tuple(domain.name for domain in self.data.domains)
+
+    @property
+    def given_experts(self) -> dict[str, str]:
+        """A checkpoint for each domain that is its expert as it is; none where experts are trained."""
+        if isinstance(self.model, CheckpointSection) and not self.experts.training.num_steps:
+            return {name: self.model.names.get(name, self.model.name or "") for name in self.domain_names}
+        return self.experts.checkpoints
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether there is a model of all domains; not where each has a checkpoint of its own and there is no other."""
+        return not isinstance(self.model, CheckpointSection) or self.model.name is not None

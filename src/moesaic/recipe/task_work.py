@@ -68,7 +68,7 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def prepare_data(self, output: Path) -> None:
         """Read the rows, and write them and what models read of them; given experts are looked at before that."""
-        for place in self.expert_places() if self.recipe.experts.checkpoints else ():
+        for place in self.kind.given_checkpoints.values():
             self.kind.check(place)
         domains = [self._read_domain(section) for section in self.recipe.data.domains]
         task = build_task(self.recipe).learn([pair for domain in domains for pair in domain.train])
@@ -158,7 +158,7 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def experts(self) -> dict[str, Answerer]:
         """The experts by name, in the order of the domains."""
-        return dict(zip(self.recipe.domain_names, map(self.kind.load, self.expert_places()), strict=True))
+        return self.kind.load_all(dict(zip(self.recipe.domain_names, self.expert_places(), strict=True)))
 
     def load_answerer(self, stage: str) -> Answerer:
         """The model that a finished stage made."""
@@ -166,7 +166,7 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def expert_places(self) -> list[str]:
         """Where the experts are, in the order of the domains."""
-        given = self.recipe.experts.checkpoints
+        given = self.recipe.given_experts
         if given:
             return [self.resolve(given[name]) for name in self.recipe.domain_names]
         return [str(self.folder.stage_folder(f"expert-{name}") / "model") for name in self.recipe.domain_names]
@@ -189,8 +189,10 @@ class TaskWork(StageWork[TaskRecipe]):
             for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
         ]
         everything = tokens * len(names)
-        found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
-        found.append(System(AVERAGE, "ensemble", self.expert_stages, self._average, everything, names))
+        if self.recipe.has_dense:
+            found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
+        if self.kind.can_average:
+            found.append(System(AVERAGE, "ensemble", self.expert_stages, self._average, everything, names))
         found.append(System(ROUTED, "mixture", ("router",), self._stage("router"), everything, names))
         if self.recipe.joint.num_steps:
             found.append(System(JOINT, "mixture", ("joint",), self._stage("joint"), self._joint_pairs(), names))
@@ -204,8 +206,9 @@ class TaskWork(StageWork[TaskRecipe]):
             stages = self.member_stages(index)
             for member, stage in enumerate(stages[1:], start=2):
                 found.append(System(member_name(member, name), "expert", (stage,), self._stage(stage), pairs, (name,)))
-            build = partial(self._ensemble, index)
-            found.append(System(ensemble_name(count, name), "ensemble", stages, build, count * pairs, (name,)))
+            if self.kind.can_average:
+                build = partial(self._ensemble, index)
+                found.append(System(ensemble_name(count, name), "ensemble", stages, build, count * pairs, (name,)))
         return found
 
     def _stage(self, stage: str) -> Callable[[], Answerer]:
@@ -215,13 +218,14 @@ class TaskWork(StageWork[TaskRecipe]):
         return self.kind.average(self.experts(), range(len(self.recipe.domain_names)))
 
     def _ensemble(self, index: int) -> Answerer:
-        members = {stage: self.load_answerer(stage) for stage in self.member_stages(index)}
+        stages = self.member_stages(index)
+        members = self.kind.load_all({stage: self.folder.stage_folder(stage) / "model" for stage in stages})
         return self.kind.average(members, [index])
 
     def _expert_pairs(self) -> int:
         """Pairs that an expert was trained on; 0 where it came from elsewhere."""
         section = self.recipe.experts.training
-        return 0 if self.recipe.experts.checkpoints else section.num_steps * section.batch_size
+        return 0 if self.recipe.given_experts else section.num_steps * section.batch_size
 
     def _joint_pairs(self) -> int:
         return dense_steps(self.recipe) * self.recipe.experts.training.batch_size
@@ -347,7 +351,7 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def member_stages(self, index: int) -> tuple[str, ...]:
         """The stages that train the models of a domain; none where checkpoints are given."""
-        if self.recipe.experts.checkpoints:
+        if self.recipe.given_experts:
             return ()
         name = self.recipe.domain_names[index]
         return (f"expert-{name}", *(f"expert-{name}-{member}" for member in self._further_members()))

@@ -23,11 +23,13 @@ from moesaic.tasks.spans import NO_ANSWER, SpanAnswer, SpanWindows, best_spans, 
 from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
 from moesaic.tasks.summarization import Summarization, document_of
 from moesaic.tasks.temperature import fit_temperature
+from moesaic.tasks.translation import TEMPLATE as TRANSLATION_TEMPLATE
 from moesaic.tasks.translation import Translation
 
 __all__ = [
     "GENERATIVE_TASKS",
     "NO_ANSWER",
+    "TRANSLATION_TEMPLATE",
     "Answers",
     "CutPolicy",
     "Document",

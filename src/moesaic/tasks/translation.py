@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from dataclasses import field as attribute
+from string import Formatter
 from typing import Any, ClassVar
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest, Result
 
-from moesaic.data import Pair
+from moesaic.data import TARGET_TOKEN, Pair
 from moesaic.errors import DataError
 from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, field
+
+TEMPLATE = "<2{language}> {source}"
+"""What models from scratch read: a tag for the target language, which is one token, and the sentence."""
 
 _TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char"}
 """How sacrebleu finds words, for target languages that are written without spaces between them; 13a for all others."""
@@ -22,7 +27,9 @@ _TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char"}
 class Translation(GenerativeTask):
     """Translate; an expert is usually one of a language pair.
 
-    The source begins with the target language's tag, such as ``<2de>``, so that one model can serve several.
+    The source begins with the target language's tag, such as ``<2de>``, so that one model can serve several. A model
+    from elsewhere may have been trained to read something else, which the template says: T5
+    ``translate English to {language}: {source}``, a model of one language pair ``{source}``.
 
     Attributes:
         source_field: The field that holds the sentence to translate.
@@ -30,6 +37,14 @@ class Translation(GenerativeTask):
         language_field: The field that holds the target language's code.
         lowercase: Read and write lower case only, as papers on small data do; the figures are then lower-cased too.
         target_languages: The languages that can be asked for; those of the training rows if not given.
+        template: What models read: ``{source}``, and where wanted ``{language}``.
+        language_names: What ``{language}`` is in the template for each code; the code itself for those not given.
+        target_token: The token of a decoder's own with which targets begin, so that it knows their language; it is
+            ``{language}`` for NLLB, with ``language_names`` such as ``{"de": "deu_Latn"}``, and empty where there is
+            none.
+
+    Raises:
+        ValueError: If the template has no ``{source}``, or asks for what a row does not have.
 
     Example:
         >>> task = Translation(lowercase=True)
@@ -49,6 +64,9 @@ class Translation(GenerativeTask):
     language_field: str = "target_lang"
     lowercase: bool = False
     target_languages: tuple[str, ...] | None = None
+    template: str = TEMPLATE
+    language_names: Mapping[str, str] = attribute(default_factory=dict, hash=False)
+    target_token: str = ""
 
     @property
     def main_field(self) -> str:
@@ -67,7 +85,15 @@ class Translation(GenerativeTask):
                 f"{place}: {self.language_field} is {language!r}, which no member was trained to write; there are "
                 f"{', '.join(self.target_languages)}."
             )
-        return f"{_tag(language)} {self._case(field(row, self.source_field, place))}"
+        sentence = self._case(field(row, self.source_field, place))
+        return self.template.format(language=self._name(language), source=sentence)
+
+    def ask(self, row: Mapping[str, Any], place: str) -> Pair:
+        """See :meth:`GenerativeTask.ask`; the language goes with it where the source does not begin with its tag."""
+        pair, language = super().ask(row, place), row[self.language_field]
+        details = {} if self._has_tags else {"language": language}
+        token = self.target_token.format(language=self._name(language))
+        return replace(pair, details=details | ({TARGET_TOKEN: token} if token else {}))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
@@ -75,8 +101,8 @@ class Translation(GenerativeTask):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """See :attr:`GenerativeTask.tags`: one a target language."""
-        return tuple(_tag(language) for language in self.target_languages or ())
+        """See :attr:`GenerativeTask.tags`: one a target language, unless the template is another."""
+        return tuple(f"<2{language}>" for language in self.target_languages or ()) if self._has_tags else ()
 
     def learn(self, pairs: Sequence[Pair]) -> Translation:
         """See :meth:`GenerativeTask.learn`: the target languages."""
@@ -131,17 +157,27 @@ class Translation(GenerativeTask):
     def __post_init__(self) -> None:
         if self.target_languages is not None:  # a list where it was read from JSON
             object.__setattr__(self, "target_languages", tuple(self.target_languages))
+        slots = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
+        if "source" not in slots or not {"source", "language"}.issuperset(slots):
+            raise ValueError(
+                f"template must have {{source}}, and may have {{language}}, got {self.template!r}. Write {{{{ and }}}} "
+                "for braces that are to stand there."
+            )
+
+    def _name(self, language: str) -> str:
+        return self.language_names.get(language, language)
+
+    @property
+    def _has_tags(self) -> bool:
+        return self.template == TEMPLATE and not self.language_names
 
     def _case(self, text: str) -> str:
         return text.lower() if self.lowercase else text
 
 
-def _tag(language: str) -> str:
-    return f"<2{language}>"
-
-
 def _language(pair: Pair) -> str:
-    return pair.source.split(">", 1)[0].removeprefix("<2")
+    tag = pair.source.split(">", 1)[0].removeprefix("<2")
+    return str(pair.details.get("language", tag))
 
 
 def _metrics(language: str) -> dict[str, BLEU | CHRF]:

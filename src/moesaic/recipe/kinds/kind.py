@@ -145,11 +145,22 @@ class ModelKind(ABC):
         """
         return self.answerer.load(self.check(place))
 
+    def load_all(self, places: Mapping[str, str | Path]) -> dict[str, Answerer]:
+        """Several such models by name; what they share is held once."""
+        return {name: self.load(place) for name, place in places.items()}
+
     @property
-    def given_checkpoint(self) -> str | None:
-        """Where the first of the given experts is; ``None`` where experts are trained."""
-        given = next(iter(self.recipe.experts.checkpoints.values()), None)
-        return None if given is None else resolve_checkpoint(given, self.recipe_folder)
+    def given_checkpoints(self) -> dict[str, str]:
+        """Where the checkpoints are that the recipe gives, by the key that gives each; none where it gives none."""
+        return {
+            f"experts.checkpoints, {name}": resolve_checkpoint(place, self.recipe_folder)
+            for name, place in self.recipe.experts.checkpoints.items()
+        }
+
+    @property
+    def can_average(self) -> bool:
+        """Whether several of them can answer together (:meth:`average`)."""
+        return True
 
     def pairs(self, domain: int, split: str) -> list[Pair]:
         """The pairs of a domain's split."""

@@ -79,8 +79,8 @@ class SpanReaderKind(ModelKind):
                 yield f"{domain.name}, {split}: {count_questions(questions)}"
 
     def _make_tokenizer(self, domains: Sequence[PairDomain]) -> PreTrainedTokenizerBase:
-        if self.given_checkpoint is not None:
-            return _tokenizer(self.load(self.given_checkpoint))
+        for place in self.given_checkpoints.values():
+            return _tokenizer(self.load(place))
         if self.encoder is not None:
             return AutoTokenizer.from_pretrained(read_checkpoint(self.encoder).path)
         pairs = (pair for domain in domains for pair in domain.train)

@@ -23,8 +23,8 @@ from transformers import (
 from moesaic.answering import Answerer, WritingAnswerer
 from moesaic.combiners import Average, BySource, Hard
 from moesaic.data import PairDomain, PairSampler, TokenizedPairs, tokenize_pairs, train_pair_tokenizer
-from moesaic.errors import CheckpointError
-from moesaic.members import CausalLM, Decoding, Seq2SeqLM, load_network, read_checkpoint
+from moesaic.errors import CheckpointError, IncompatibleMembersError
+from moesaic.members import CausalLM, Decoding, load_network, load_tokenizer, model_folder, read_checkpoint
 from moesaic.mixture import Mixture
 from moesaic.recipe.kinds.kind import Fit, ModelKind
 from moesaic.recipe.stage_work import SPLITS
@@ -48,17 +48,20 @@ class WritingKind(ModelKind):
 
     library: ClassVar[str] = "transformers"
     answerer: ClassVar[type[Answerer]] = WritingAnswerer
-    member: ClassVar[type[CausalLM]]
-    mixture: ClassVar[type[Mixture]]
+
+    @property
+    @abstractmethod
+    def mixture(self) -> type[Mixture]:
+        """What several of them make."""
+
+    @property
+    def trained(self) -> Mapping[str, float]:
+        """Learning-rate scales of what is trained; everything if empty."""
+        return {}
 
     @abstractmethod
-    def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
-        """A model with random weights.
-
-        Args:
-            tokenizer: Its tokenizer.
-            vocab_size: Tokens that it knows.
-        """
+    def start(self, domains: Sequence[int]) -> Any:
+        """The network that training on some domains begins with."""
 
     @abstractmethod
     def check_config(self, config: Any, folder: Path) -> None:
@@ -72,13 +75,6 @@ class WritingKind(ModelKind):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that all models share."""
         return AutoTokenizer.from_pretrained(self.data / "tokenizer")
-
-    def count_parameters(self) -> int:
-        """See :meth:`ModelKind.count_parameters`; with as many tokens as the recipe allows."""
-        vocab_size = self.recipe.data.vocab_size
-        with torch.device("meta"):
-            network = self.new_network(train_pair_tokenizer([], vocab_size), vocab_size)
-        return sum(parameter.numel() for parameter in network.parameters())
 
     def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one, and the tokens of every split."""
@@ -99,18 +95,19 @@ class WritingKind(ModelKind):
                 yield f"{domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}"
 
     def _make_tokenizer(self, domains: Sequence[PairDomain], task: GenerativeTask) -> PreTrainedTokenizerBase:
-        if self.given_checkpoint is not None:
-            return AutoTokenizer.from_pretrained(read_checkpoint(self.given_checkpoint).path)
+        if self.given_checkpoints:
+            return load_shared_tokenizer(self.given_checkpoints)
         texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
         return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
 
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train`."""
         torch.manual_seed(seed)
-        network = self.new_network(self.tokenizer, len(self.tokenizer))
+        network = self.start(domains)
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
-        fit(network, sampler, SequenceToSequence(section.label_smoothing), _options(section, sampler, seed))
+        options = _options(section, sampler, seed, self.trained)
+        fit(network, sampler, SequenceToSequence(section.label_smoothing), options)
         return self._answerer(network)
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
@@ -128,7 +125,8 @@ class WritingKind(ModelKind):
         sampler = self._sampler(range(len(self.recipe.domain_names)), section, seed + 1)
         objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
         use_short_attention(mixture.network)
-        fit(mixture.network, sampler, objective, _options(section, sampler, seed))
+        scales = {**self.trained, "combiner.*": 1.0}
+        fit(mixture.network, sampler, objective, _options(section, sampler, seed, scales))
         return mixture
 
     def average(self, members: Mapping[str, Answerer], domains: Sequence[int]) -> Answerer:
@@ -145,25 +143,51 @@ class WritingKind(ModelKind):
         """See :meth:`ModelKind.load`; all models share the run's tokenizer."""
         return self._answerer(load_network(self.check(place)))
 
-    def _answerer(self, network: Any) -> WritingAnswerer:
+    @property
+    def decoding(self) -> Decoding:
+        """How answers are written."""
         section = self.recipe.decoding
-        decoding = Decoding(
+        return Decoding(
             num_beams=section.num_beams,
             length_penalty=section.length_penalty,
             batch_size=section.batch_size,
             max_new_tokens=self.recipe.data.max_target_tokens,
             seed=self.recipe.random_seed,
         )
-        return WritingAnswerer(network, self.tokenizer, decoding)
+
+    def _answerer(self, network: Any) -> WritingAnswerer:
+        return WritingAnswerer(network, self.tokenizer, self.decoding)
 
     def _members(self, answerers: Mapping[str, Answerer]) -> list[CausalLM]:
         networks: Mapping[str, Any] = {name: answerer.network for name, answerer in answerers.items()}
-        return [self.member(name, network, self.tokenizer) for name, network in networks.items()]
+        member_class = self.mixture.member_class
+        return [member_class(name, network, self.tokenizer) for name, network in networks.items()]
 
     def _sampler(self, domains: Sequence[int], section: TaskTrainingSection, seed: int) -> PairSampler:
         names = [self.recipe.domain_names[index] for index in domains]
         tokens = [TokenizedPairs.load(self.data / f"{name}.train.safetensors") for name in names]
         return PairSampler(tokens, section.batch_size, self.tokenizer.pad_token_id, seed)
+
+
+def load_shared_tokenizer(places: Mapping[str, str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of several checkpoints.
+
+    Args:
+        places: Folders or Hub names, by the keys of the recipe that give them.
+
+    Raises:
+        CheckpointError: If one cannot be read.
+        IncompatibleMembersError: If they do not have the same tokens.
+    """
+    tokenizers = {key: load_tokenizer(model_folder(place)) for key, place in places.items()}
+    (first_key, first), *others = tokenizers.items()
+    for key, tokenizer in others:
+        if tokenizer.get_vocab() != first.get_vocab():
+            raise IncompatibleMembersError(
+                f"{first_key}, and {key}: these checkpoints have different tokens, and models of this type write "
+                "together. Use `model: {type: checkpoint, names: {DOMAIN: FOLDER}}`, whose experts may meet at text."
+            )
+    return first
 
 
 def _options(
@@ -174,14 +198,38 @@ def _options(
 
 
 @dataclass(frozen=True)
-class EncoderDecoderKind(WritingKind):
+class FromScratchKind(WritingKind):
+    """Models that begin with random weights."""
+
+    @abstractmethod
+    def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """A model with random weights.
+
+        Args:
+            tokenizer: Its tokenizer.
+            vocab_size: Tokens that it knows.
+        """
+
+    def start(self, domains: Sequence[int]) -> Any:
+        """See :meth:`WritingKind.start`."""
+        return self.new_network(self.tokenizer, len(self.tokenizer))
+
+    def count_parameters(self) -> int:
+        """See :meth:`ModelKind.count_parameters`; with as many tokens as the recipe allows."""
+        vocab_size = self.recipe.data.vocab_size
+        with torch.device("meta"):
+            network = self.new_network(train_pair_tokenizer([], vocab_size), vocab_size)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+
+@dataclass(frozen=True)
+class EncoderDecoderKind(FromScratchKind):
     """Marian models from scratch, or encoder-decoder checkpoints of Transformers."""
 
-    member = Seq2SeqLM
     mixture = Seq2SeqMixture
 
     def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
-        """See :meth:`WritingKind.new_network`."""
+        """See :meth:`FromScratchKind.new_network`."""
         section, data = self.recipe.model, self.recipe.data
         assert isinstance(section, EncoderDecoderSection)
         config = MarianConfig(
@@ -219,14 +267,13 @@ class EncoderDecoderKind(WritingKind):
 
 
 @dataclass(frozen=True)
-class CausalKind(WritingKind):
+class CausalKind(FromScratchKind):
     """Llama models from scratch, or causal checkpoints of Transformers, which go on writing where the source ends."""
 
-    member = CausalLM
     mixture = Mixture
 
     def new_network(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
-        """See :meth:`WritingKind.new_network`."""
+        """See :meth:`FromScratchKind.new_network`."""
         section, data = self.recipe.model, self.recipe.data
         assert isinstance(section, CausalSection)
         config = LlamaConfig(
