@@ -18,7 +18,7 @@ from moesaic.members.adapters import (
     import_peft,
     merge_adapter,
 )
-from moesaic.members.answering import Decoding, write_targets
+from moesaic.members.answering import Decoding, write_from_tokens, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, model_folder, read_checkpoint
 from moesaic.members.choices import ChoiceNormalization, score_choices
@@ -59,7 +59,7 @@ from moesaic.members.stacked import (
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.word_vectors import CooccurrenceVectors
-from moesaic.members.writing import Sampling, score_candidates, write_candidates
+from moesaic.members.writing import Sampling, log_probabilities, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
@@ -112,6 +112,7 @@ __all__ = [
     "load_member",
     "load_network",
     "load_span_reader",
+    "log_probabilities",
     "make_text_classifier",
     "merge_adapter",
     "model_folder",
@@ -129,5 +130,6 @@ __all__ = [
     "sentence_mask",
     "span_log_probabilities",
     "write_candidates",
+    "write_from_tokens",
     "write_targets",
 ]

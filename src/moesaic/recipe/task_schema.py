@@ -16,6 +16,21 @@ from moesaic.recipe.schema import (
     TrainingSection,
 )
 
+SystemText = Annotated[
+    str,
+    Field(
+        exclude_if=lambda text: not text,
+        description="What causal models with a chat template are told before the source, as the system's turn.",
+    ),
+]
+ChatTemplate = Annotated[
+    bool,
+    Field(
+        exclude_if=lambda used: used,
+        description="Have causal models read the source in their tokenizer's chat template, where it has one.",
+    ),
+]
+
 
 class TranslationSection(Section):
     """Sentences of one language into another; an expert a language pair."""
@@ -30,6 +45,8 @@ class TranslationSection(Section):
     target_languages: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="Languages that can be asked for; those of the training rows if not given."
     )
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class SummarizationSection(Section):
@@ -45,6 +62,8 @@ class SummarizationSection(Section):
     title_field: str = Field("title", description="The field that holds the title; rows may lack it.")
     domain_field: str = Field("domain", description="The field that holds the kind of document; rows may lack it.")
     instruction: str = Field("", description="What models are asked to do where there is no query; none by default.")
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class QuestionAnsweringSection(Section):
@@ -59,6 +78,28 @@ class QuestionAnsweringSection(Section):
         None,
         description="The language whose articles do not count in the scores; English, as SQuAD has it, if not given.",
     )
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
+
+
+class ChatSection(Section):
+    """Conversations, of which the assistant's last turn is learned; an expert a domain."""
+
+    type: Literal["chat"]
+    messages_field: str = Field(
+        "messages", description="The field that holds a conversation: a list of turns, each with `role` and `content`."
+    )
+    prompt_field: str = Field(
+        "prompt", description="The field that holds what the user says, in rows without a conversation."
+    )
+    response_field: str = Field(
+        "response",
+        description="The field that holds what the assistant answers to it, or a list of right answers, of which the "
+        "first is learned.",
+    )
+    system_field: str = Field("system", description="The field that holds the system's text; rows may lack it.")
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class TaskDomainSection(DomainSection):
@@ -105,7 +146,7 @@ class EncoderDecoderSection(Section):
     tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering")
     """Tasks that such models can do."""
 
-    unused: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("task.system", "task.chat_template")
     """Keys of a recipe that say nothing to such models."""
 
     # It is left out where settings are hashed, so that stages made before there were other kinds stay valid.
@@ -121,7 +162,7 @@ class EncoderDecoderSection(Section):
 class CausalSection(Section):
     """The shape of every expert and of the dense model: a causal one (Llama's), which reads the source as a prompt."""
 
-    tasks: ClassVar[tuple[str, ...]] = EncoderDecoderSection.tasks
+    tasks: ClassVar[tuple[str, ...]] = (*EncoderDecoderSection.tasks, "chat")
     unused: ClassVar[tuple[str, ...]] = ()
 
     type: Literal["causal"]
@@ -132,6 +173,8 @@ class CausalSection(Section):
 
 
 _WRITING = (
+    "task.system",
+    "task.chat_template",
     "data.max_source_tokens",
     "data.max_target_tokens",
     "decoding",
@@ -261,6 +304,19 @@ class DecodingSection(Section):
 
     num_beams: PositiveInt = Field(4, description="Beams that are searched; 1 always takes the likeliest token.")
     length_penalty: float = Field(1.0, description="Beams are ranked by log-probability over length to this power.")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        exclude_if=lambda temperature: not temperature,
+        description="Where above 0, tokens are drawn by chance, their logits divided by it; with `num_beams: 1`.",
+    )
+    top_k: Count = Field(
+        0, exclude_if=lambda count: not count, description="Likeliest tokens that are drawn from; 0 draws from all."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        exclude_if=lambda share: share == 1,
+        description="The likeliest tokens are drawn from that have this much probability together; 1 draws from all.",
+    )
     batch_size: PositiveInt = Field(50, description="Sources that are read at once.")
 
 
@@ -280,7 +336,7 @@ class TaskRecipe(Section):
 
     random_seed: Count = Field(0, description="Makes every random choice.")
     task: Annotated[
-        TranslationSection | SummarizationSection | QuestionAnsweringSection, Field(discriminator="type")
+        TranslationSection | SummarizationSection | QuestionAnsweringSection | ChatSection, Field(discriminator="type")
     ] = Field(description="What models do.")
     data: TaskDataSection = Field(description="The rows.")
     model: ModelSection = Field(
