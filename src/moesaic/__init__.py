@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesaic import combiners
     from moesaic.arena import evaluate
-    from moesaic.explanation import generate
+    from moesaic.explanation import chat, generate
     from moesaic.formats import export
     from moesaic.members import load_member
     from moesaic.mixture import Mixture
@@ -34,6 +34,7 @@ __all__ = [
     "TextMixture",
     "add_expert",
     "assemble",
+    "chat",
     "check",
     "combiners",
     "compare",
@@ -55,6 +56,7 @@ _HOMES = {
     "TextMixture": "moesaic.text_mixture",
     "add_expert": "moesaic.moe",
     "assemble": "moesaic.moe",
+    "chat": "moesaic.explanation",
     "check": "moesaic.recipe",
     "compare": "moesaic.recipe",
     "evaluate": "moesaic.arena",

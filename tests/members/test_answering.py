@@ -36,6 +36,12 @@ def test_chance_is_repeated_by_its_seed(tokenizer):
     assert first != write(network, tokenizer, temperature=2.0, seed=2)
 
 
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_chance_among_one_token_takes_the_likeliest(cut, tokenizer):
+    network = tiny_seq2seq_lm()
+    assert write(network, tokenizer, temperature=2.0, **cut) == write(network, tokenizer)
+
+
 def test_of_a_long_source_the_beginning_is_read(tokenizer):
     network, long = tiny_seq2seq_lm(), "the cat sat on the mat and the mat sat on the cat"
     ids = tokenizer(long)["input_ids"]
@@ -52,6 +58,13 @@ def test_of_a_long_source_the_beginning_is_read(tokenizer):
             {"num_beams": 4, "temperature": 0.5},
             "4 beams search for the likeliest target, and temperature 0.5 draws by chance. Use num_beams=1, or "
             "temperature 0.",
+        ),
+        ({"top_k": -1, "temperature": 1.0}, "top_k must be at least 0, got -1."),
+        ({"top_p": 0.0, "temperature": 1.0}, "top_p must be above 0 and at most 1, got 0."),
+        (
+            {"top_p": 0.9},
+            "top_k and top_p say what is drawn from, and temperature 0 draws nothing. Set a temperature above 0, or "
+            "leave them out.",
         ),
     ],
 )

@@ -317,6 +317,12 @@ def llama_without_tokenizer(folder):
             "adapter.",
         ),
         (
+            lambda folder: save(folder, "t5"),
+            ["task={type: chat}"],
+            "t5 has an encoder and a decoder, and a chat needs a causal model, which reads what was said as one text. "
+            "Give one, such as Llama or Qwen3.",
+        ),
+        (
             lambda folder: save(folder, "gpt2"),
             ["model.adapter={}"],
             "model.adapter: target_modules: GPT2LMHeadModel has no linear layer that can have an adapter. Train it "

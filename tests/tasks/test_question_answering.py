@@ -1,9 +1,9 @@
 import pytest
 
 from moesaic.data import read_pair, write_pair
-from moesaic.errors import CheckpointError, DataError
+from moesaic.errors import DataError
 from moesaic.members import Decoding, write_targets
-from moesaic.tasks import Question, QuestionAnswering, chat_prompt, question_of, read_task, write_task
+from moesaic.tasks import Question, QuestionAnswering, question_of, read_task, write_task
 from moesaic.testing import tiny_causal_lm, tiny_tokenizer
 
 ROW = {"question": "Who sang?", "context": "Ann sang.", "answers": ["Ann", "Ann did"]}
@@ -71,14 +71,3 @@ def test_a_question_without_an_answer_and_a_bad_template_are_refused():
             f"template must have {{question}}, and may have {{context}} and {{choices}}, got {template!r}. Write "
             "{{ and }} for braces that are to stand there."
         )
-
-
-def test_a_chat_template_that_fails_says_so():
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('a system message must come first.') }}"
-    with pytest.raises(CheckpointError) as error:
-        chat_prompt(tokenizer, "Who sang?")
-    assert str(error.value) == (
-        "The chat template of the tokenizer fails: a system message must come first. Correct its chat_template, or "
-        "set it to None to have prompts read as they are."
-    )

@@ -94,27 +94,6 @@ def test_the_query_takes_the_place_of_the_instruction():
     assert summarization_prompt(replace(document, query=""), instruction="") == "Ada: Hello.\n\nSummary:"
 
 
-def test_a_chat_template_is_used_where_there_is_one():
-    tokenizer = tiny_tokenizer()
-    assert summarization_prompt(Document("Rain."), tokenizer) == "Summarize the text.\n\nRain.\n\nSummary:"
-    tokenizer.chat_template = (
-        "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    assert summarization_prompt(Document("Rain."), tokenizer) == "<user>Summarize the text.\n\nRain.<assistant>"
-
-
-def test_a_chat_template_that_fails_says_what_to_do():
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('no user here') }}"
-    with pytest.raises(DataError) as error:
-        summarization_prompt(Document("Rain."), tokenizer)
-    assert str(error.value) == (
-        "The tokenizer's chat template fails on a turn of the user (no user here). Mend the template, or set "
-        "tokenizer.chat_template to None to use plain prompts."
-    )
-
-
 def test_the_head_is_kept_and_what_was_cut_is_counted():
     documents = [Document("one two three four five six"), Document("short")]
     cut, report = cut_documents(documents, policy="head", max_tokens=4)

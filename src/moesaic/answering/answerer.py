@@ -68,6 +68,15 @@ class Answerer(ABC):
             CheckpointError: If something is missing or damaged.
         """
 
+    def score(self, pairs: Sequence[Pair]) -> list[tuple[float, int]] | None:
+        """How likely it finds the first reference of each pair.
+
+        Returns:
+            Log-probability of the reference and what ends it in nats, and the number of its tokens, for each pair;
+            ``None`` for a kind that gives no probabilities.
+        """
+        return None
+
     @property
     def num_parameters(self) -> int:
         """Parameters in all."""

@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from moesaic.cli import add, arena, assemble, bias, check, evaluate, export, generate, harness, remove, replace, run
+from moesaic.cli import (
+    add,
+    arena,
+    assemble,
+    bias,
+    chat,
+    check,
+    evaluate,
+    export,
+    generate,
+    harness,
+    remove,
+    replace,
+    run,
+)
 from moesaic.errors import MoesaicError
 
 app = typer.Typer(
@@ -28,6 +42,7 @@ VERBS = (
     arena.arena,
     bias.bias,
     generate.generate,
+    chat.chat,
     harness.harness,
     export.export,
 )

@@ -36,12 +36,15 @@ class Pair:
             or a span.
         details: What else models read that take from the text, as JSON values: the query of a document, a question and
             where its answers stand.
+        messages: The turns that end in the source, as dictionaries of ``role`` and ``content``, where there is more
+            than that: a system's text, or what was said before. Models without a chat template read the source alone.
     """
 
     source: str
     references: tuple[str, ...]
     text: str = ""
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    messages: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
     @property
     def target(self) -> str:
@@ -152,13 +155,21 @@ def write_pair(pair: Pair) -> str:
     values: dict[str, Any] = {"source": pair.source, "references": pair.references, "text": pair.text}
     if pair.details:
         values["details"] = pair.details
+    if pair.messages:
+        values["messages"] = pair.messages
     return json.dumps(values, ensure_ascii=False)
 
 
 def read_pair(line: str) -> Pair:
     """Read what :func:`write_pair` gave."""
     values = json.loads(line)
-    return Pair(values["source"], tuple(values["references"]), values["text"], values.get("details", {}))
+    return Pair(
+        values["source"],
+        tuple(values["references"]),
+        values["text"],
+        values.get("details", {}),
+        tuple(values.get("messages", ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,16 @@ class TokenizedPairs:
     def targets(self) -> tuple[Int[Tensor, " token"], ...]:
         """The tokens of each target."""
         return self.target_tokens.split(self.target_lengths.tolist())
+
+    @classmethod
+    def of(cls, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> TokenizedPairs:
+        """The tokens of each source and of each target, as one."""
+        return cls(
+            torch.tensor([token for tokens in sources for token in tokens], dtype=torch.int32),
+            torch.tensor([len(tokens) for tokens in sources], dtype=torch.int64),
+            torch.tensor([token for tokens in targets for token in tokens], dtype=torch.int32),
+            torch.tensor([len(tokens) for tokens in targets], dtype=torch.int64),
+        )
 
     def save(self, path: Path) -> None:
         """Write the tokens to a safetensors file."""
@@ -246,13 +267,7 @@ def tokenize_pairs(
     sources, sources_cut, source_rest = encode_cut([pair.source for pair in pairs], tokenizer, max_source_tokens)
     encoded = _encode_targets(pairs, tokenizer) if pairs else []
     targets, targets_cut, target_rest = _cut(encoded, max_target_tokens, keeps_end=True)
-    tokens = TokenizedPairs(
-        torch.tensor([token for ids in sources for token in ids], dtype=torch.int32),
-        torch.tensor([len(ids) for ids in sources], dtype=torch.int64),
-        torch.tensor([token for ids in targets for token in ids], dtype=torch.int32),
-        torch.tensor([len(ids) for ids in targets], dtype=torch.int64),
-    )
-    return tokens, Cut(sources_cut, targets_cut, source_rest + target_rest)
+    return TokenizedPairs.of(sources, targets), Cut(sources_cut, targets_cut, source_rest + target_rest)
 
 
 def encode_cut(

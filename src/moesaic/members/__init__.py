@@ -18,7 +18,7 @@ from moesaic.members.adapters import (
     import_peft,
     merge_adapter,
 )
-from moesaic.members.answering import Decoding, write_targets
+from moesaic.members.answering import Decoding, write_from_tokens, write_targets
 from moesaic.members.causal_lm import CausalLM, Seq2SeqLM, load_member, load_network, quiet_transformers
 from moesaic.members.checkpoints import Checkpoint, TensorHeader, model_folder, read_checkpoint
 from moesaic.members.choices import ChoiceNormalization, score_choices
@@ -60,7 +60,7 @@ from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.tokenizers import load_tokenizer
 from moesaic.members.word_vectors import CooccurrenceVectors
-from moesaic.members.writing import Sampling, score_candidates, write_candidates
+from moesaic.members.writing import Sampling, log_probabilities, score_candidates, write_candidates
 
 __all__ = [
     "ARCHITECTURES",
@@ -115,6 +115,7 @@ __all__ = [
     "load_network",
     "load_span_reader",
     "load_tokenizer",
+    "log_probabilities",
     "make_text_classifier",
     "merge_adapter",
     "model_folder",
@@ -133,5 +134,6 @@ __all__ = [
     "sentence_mask",
     "span_log_probabilities",
     "write_candidates",
+    "write_from_tokens",
     "write_targets",
 ]

@@ -21,13 +21,17 @@ class Decoding:
         length_penalty: A beam's log-probability is divided by its length to this power: above 0, longer targets gain.
         max_new_tokens: Tokens of a target at most.
         temperature: Where above 0, tokens are drawn by chance, their logits divided by it.
+        top_k: Number of likeliest tokens that are drawn from; 0 draws from all.
+        top_p: The likeliest tokens are drawn from that have this much probability together; 1 draws from all.
         batch_size: Sources that are read at once.
         seed: Makes the random choices.
 
     Raises:
-        ValueError: If a number is out of range, or beams are to be drawn by chance.
+        ValueError: If a number is out of range, beams are to be drawn by chance, or there is no chance to cut off.
 
-    Reference: Wu et al. (2016), section 7, https://arxiv.org/abs/1609.08144
+    References: Wu et al. (2016), section 7 (length), https://arxiv.org/abs/1609.08144; Fan et al. (2018), section 5.4
+    (top-k), https://arxiv.org/abs/1805.04833; Holtzman et al. (2020), section 3.1 (top-p),
+    https://arxiv.org/abs/1904.09751
     """
 
     num_beams: int = 1
@@ -36,6 +40,8 @@ class Decoding:
     temperature: float = 0.0
     batch_size: int = 32
     seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "max_new_tokens", "batch_size"):
@@ -48,6 +54,15 @@ class Decoding:
                 f"{self.num_beams} beams search for the likeliest target, and temperature {self.temperature:g} draws "
                 "by chance. Use num_beams=1, or temperature 0."
             )
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, got {self.top_k}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p:g}.")
+        if (self.top_k or self.top_p < 1) and not self.temperature:
+            raise ValueError(
+                "top_k and top_p say what is drawn from, and temperature 0 draws nothing. Set a temperature above 0, "
+                "or leave them out."
+            )
 
 
 @torch.no_grad()
@@ -58,7 +73,6 @@ def write_targets(
     decoding: Decoding,
     *,
     max_source_tokens: int,
-    first_tokens: Sequence[int] = (),
 ) -> list[str]:
     """Have a model write a target for each source.
 
@@ -68,7 +82,6 @@ def write_targets(
         sources: What it reads.
         decoding: How it writes.
         max_source_tokens: Tokens of a source that it reads at most; the beginning is kept.
-        first_tokens: The token with which each target begins, where a decoder is told so what language to write.
 
     Returns:
         One target a source, in their order.
@@ -82,16 +95,48 @@ def write_targets(
         >>> isinstance(written, str)
         True
     """
-    encoded = [torch.tensor(ids) for ids in encode_cut(sources, tokenizer, max_source_tokens)[0]]
+    return write_from_tokens(network, tokenizer, encode_cut(sources, tokenizer, max_source_tokens)[0], decoding)
+
+
+@torch.no_grad()
+def write_from_tokens(
+    network: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    end_tokens: Sequence[int] | None = None,
+    first_tokens: Sequence[int] = (),
+) -> list[str]:
+    """Have a model write a target for each source that is already tokens, such as a conversation.
+
+    Args:
+        network: An encoder-decoder model or a causal one, or a mixture of either.
+        tokenizer: Its tokenizer.
+        sources: The tokens of each source.
+        decoding: How it writes.
+        end_tokens: Tokens that end a target; those of the network's own ``generation_config`` if not given.
+        first_tokens: The token with which each target begins, where a decoder is told so what language to write.
+
+    Returns:
+        One target a source, in their order.
+    """
+    encoded = [torch.tensor(tokens) for tokens in sources]
     order = sorted(range(len(sources)), key=lambda row: len(encoded[row]))
     is_seq2seq = network.config.is_encoder_decoder
-    sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
+    sampling = {
+        "do_sample": True,
+        "temperature": decoding.temperature,
+        "top_k": decoding.top_k,
+        "top_p": decoding.top_p,
+    }
     options: dict[str, Any] = {
         "num_beams": decoding.num_beams,
         "max_new_tokens": max(1, decoding.max_new_tokens - (1 if first_tokens else 0)),
         "pad_token_id": tokenizer.pad_token_id,
         **(sampling if decoding.temperature else {"do_sample": False}),
         **({"length_penalty": decoding.length_penalty} if decoding.num_beams > 1 else {}),
+        **({} if end_tokens is None else {"eos_token_id": list(end_tokens)}),
     }
     written = [""] * len(sources)
     with torch.random.fork_rng():

@@ -179,7 +179,7 @@ def score_candidates(
     scores = [
         score
         for start in range(0, len(pieces), batch_size)
-        for score in _log_probabilities(member, pieces[start : start + batch_size])
+        for score in log_probabilities(member, pieces[start : start + batch_size])
     ]
     ends = torch.tensor([len(given) for given in candidates]).cumsum(0).tolist()
     return [tuple(scores[end - len(given) : end]) for given, end in zip(candidates, ends, strict=True)]
@@ -196,7 +196,20 @@ def answer_tokens(member: Member, prompt: str, context: list[int], candidate: Ca
     return [*(alone if grows_together else joint[len(context) :]), *end]
 
 
-def _log_probabilities(member: Member, pieces: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+@torch.no_grad()
+def log_probabilities(member: Member, pieces: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """How probable a causal member finds tokens that follow others; all are read at once.
+
+    Args:
+        member: The member.
+        pieces: What it reads, at least one token, and what follows.
+
+    Returns:
+        Log-probability of what follows, in nats.
+
+    Raises:
+        MemberError: If the member gives NaN.
+    """
     rows = [context + answer for context, answer in pieces]
     # On the right, where padding does not change how an answer is read.
     tokens, mask = _pad(rows, 0, on="right", device=_device(member))

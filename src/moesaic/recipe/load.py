@@ -15,11 +15,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moesaic.errors import RecipeError
+from moesaic.members import Decoding
 from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_build import build_task
 from moesaic.recipe.task_checkpoints import check_checkpoints
-from moesaic.recipe.task_schema import TaskRecipe
+from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe
 from moesaic.tasks import GENERATIVE_TASKS
 
 _Recipe = TypeVar("_Recipe", bound=Section, covariant=True)
@@ -77,6 +78,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_model(recipe, path.name)
         check_checkpoints(recipe, path.name)
         _check_metrics(recipe, path.name)
+        _check_decoding(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
     return LoadedRecipe(recipe, path, text)
@@ -178,9 +180,10 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
     """Refuse a task that models of this kind cannot do, and keys that say nothing to them."""
     word, task = recipe.model.type, recipe.task.type
     if task not in recipe.model.tasks:
+        writer = "encoder_decoder" if task in EncoderDecoderSection.tasks else "causal"
         raise RecipeError(
             f"{where}, model.type: models of the type {word!r} cannot do {task}, only {', '.join(recipe.model.tasks)}. "
-            "Use encoder_decoder, whose models write."
+            f"Use {writer}, whose models write."
         )
     for key in recipe.model.unused:
         if _is_given(recipe, key.split(".")):
@@ -196,6 +199,13 @@ def _check_metrics(recipe: TaskRecipe, where: str) -> None:
             raise RecipeError(
                 f"{where}, arena.metrics: {recipe.task.type} is not measured by {metric!r}, but by {', '.join(known)}."
             )
+
+
+def _check_decoding(recipe: TaskRecipe, where: str) -> None:
+    try:
+        Decoding(**recipe.decoding.model_dump())
+    except ValueError as error:
+        raise RecipeError(f"{where}, decoding: {error}") from None
 
 
 def _is_given(section: Section, keys: Sequence[str]) -> bool:

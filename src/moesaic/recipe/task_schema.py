@@ -17,6 +17,21 @@ from moesaic.recipe.schema import (
 )
 from moesaic.tasks import TRANSLATION_TEMPLATE
 
+SystemText = Annotated[
+    str,
+    Field(
+        exclude_if=lambda text: not text,
+        description="What causal models with a chat template are told before the source, as the system's turn.",
+    ),
+]
+ChatTemplate = Annotated[
+    bool,
+    Field(
+        exclude_if=lambda used: used,
+        description="Have causal models read the source in their tokenizer's chat template, where it has one.",
+    ),
+]
+
 
 class TranslationSection(Section):
     """Sentences of one language into another; an expert a language pair."""
@@ -49,6 +64,8 @@ class TranslationSection(Section):
         description="The token of a decoder's own with which targets begin, which tells it their language; "
         "`{language}` for NLLB, with `language_names` such as `de: deu_Latn`.",
     )
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class SummarizationSection(Section):
@@ -64,6 +81,8 @@ class SummarizationSection(Section):
     title_field: str = Field("title", description="The field that holds the title; rows may lack it.")
     domain_field: str = Field("domain", description="The field that holds the kind of document; rows may lack it.")
     instruction: str = Field("", description="What models are asked to do where there is no query; none by default.")
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class QuestionAnsweringSection(Section):
@@ -78,6 +97,28 @@ class QuestionAnsweringSection(Section):
         None,
         description="The language whose articles do not count in the scores; English, as SQuAD has it, if not given.",
     )
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
+
+
+class ChatSection(Section):
+    """Conversations, of which the assistant's last turn is learned; an expert a domain."""
+
+    type: Literal["chat"]
+    messages_field: str = Field(
+        "messages", description="The field that holds a conversation: a list of turns, each with `role` and `content`."
+    )
+    prompt_field: str = Field(
+        "prompt", description="The field that holds what the user says, in rows without a conversation."
+    )
+    response_field: str = Field(
+        "response",
+        description="The field that holds what the assistant answers to it, or a list of right answers, of which the "
+        "first is learned.",
+    )
+    system_field: str = Field("system", description="The field that holds the system's text; rows may lack it.")
+    system: SystemText = ""
+    chat_template: ChatTemplate = True
 
 
 class TaskDomainSection(DomainSection):
@@ -124,7 +165,7 @@ class EncoderDecoderSection(Section):
     tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering")
     """Tasks that such models can do."""
 
-    unused: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("task.system", "task.chat_template")
     """Keys of a recipe that say nothing to such models."""
 
     # It is left out where settings are hashed, so that stages made before there were other kinds stay valid.
@@ -140,7 +181,7 @@ class EncoderDecoderSection(Section):
 class CausalSection(Section):
     """The shape of every expert and of the dense model: a causal one (Llama's), which reads the source as a prompt."""
 
-    tasks: ClassVar[tuple[str, ...]] = EncoderDecoderSection.tasks
+    tasks: ClassVar[tuple[str, ...]] = (*EncoderDecoderSection.tasks, "chat")
     unused: ClassVar[tuple[str, ...]] = ()
 
     type: Literal["causal"]
@@ -166,7 +207,7 @@ class TaskAdapterSection(Section):
 class CheckpointSection(Section):
     """Every model starts from a checkpoint that writes, causal or encoder and decoder, with its own tokenizer."""
 
-    tasks: ClassVar[tuple[str, ...]] = EncoderDecoderSection.tasks
+    tasks: ClassVar[tuple[str, ...]] = CausalSection.tasks
     unused: ClassVar[tuple[str, ...]] = ("data.vocab_size", "experts.checkpoints")
 
     type: Literal["checkpoint"]
@@ -188,6 +229,8 @@ class CheckpointSection(Section):
 
 
 _WRITING = (
+    "task.system",
+    "task.chat_template",
     "data.max_source_tokens",
     "data.max_target_tokens",
     "decoding",
@@ -317,6 +360,19 @@ class DecodingSection(Section):
 
     num_beams: PositiveInt = Field(4, description="Beams that are searched; 1 always takes the likeliest token.")
     length_penalty: float = Field(1.0, description="Beams are ranked by log-probability over length to this power.")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        exclude_if=lambda temperature: not temperature,
+        description="Where above 0, tokens are drawn by chance, their logits divided by it; with `num_beams: 1`.",
+    )
+    top_k: Count = Field(
+        0, exclude_if=lambda count: not count, description="Likeliest tokens that are drawn from; 0 draws from all."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        exclude_if=lambda share: share == 1,
+        description="The likeliest tokens are drawn from that have this much probability together; 1 draws from all.",
+    )
     batch_size: PositiveInt = Field(50, description="Sources that are read at once.")
 
 
@@ -336,7 +392,7 @@ class TaskRecipe(Section):
 
     random_seed: Count = Field(0, description="Makes every random choice.")
     task: Annotated[
-        TranslationSection | SummarizationSection | QuestionAnsweringSection, Field(discriminator="type")
+        TranslationSection | SummarizationSection | QuestionAnsweringSection | ChatSection, Field(discriminator="type")
     ] = Field(description="What models do.")
     data: TaskDataSection = Field(description="The rows.")
     model: ModelSection = Field(

@@ -23,7 +23,8 @@ from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_pairs
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
 from moesaic.recipe.task_build import build_task, dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
-from moesaic.tasks import GenerativeTask, read_task, write_task
+from moesaic.recipe.task_scores import Likelihoods, measure
+from moesaic.tasks import Answers, GenerativeTask, read_task, write_task
 from moesaic.training import Objective, TrainingOptions, is_main
 
 ANSWERS = "answers.json"
@@ -236,7 +237,7 @@ class TaskWork(StageWork[TaskRecipe]):
     def write_answers(self, system: System, output: Path) -> None:
         """Have a system answer the test rows of its domains."""
         answerer = system.build()
-        texts, seconds, routed = {}, {}, {}
+        texts, seconds, routed, likelihoods = {}, {}, {}, {}
         for name in system.domains:
             pairs = self.pairs(name)
             started = time.perf_counter()
@@ -245,7 +246,9 @@ class TaskWork(StageWork[TaskRecipe]):
             texts[name] = [answer.text for answer in answers]
             if answerer.chooses_one:
                 routed[name] = _mean_shares(answers)
-        written = {"texts": texts, "seconds": seconds, "routed": routed}
+            if self.task.scores_references:
+                likelihoods[name] = answerer.score(pairs)
+        written = {"texts": texts, "seconds": seconds, "routed": routed, "likelihoods": likelihoods}
         written |= {"total": answerer.num_parameters, "active": answerer.active_parameters}
         (output / ANSWERS).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
 
@@ -261,11 +264,14 @@ class TaskWork(StageWork[TaskRecipe]):
         for domain in self.recipe.domain_names:
             texts = {name: written["texts"][domain] for name, written in answered.items() if domain in written["texts"]}
             pairs = self.pairs(domain)
+            scored = {name: written.get("likelihoods", {}).get(domain) for name, written in answered.items()}
+            likelihoods = {name: scores for name, scores in scored.items() if scores}
             texts |= self.task.baselines(pairs)
             own = [f"expert {domain}", *(member_name(member, domain) for member in self._further_members())]
-            baselines[domain] = self._best(own, texts, pairs)
-            found = self.task.compare(
-                texts, pairs, baseline=baselines[domain], num_resamples=self.recipe.arena.num_resamples
+            baselines[domain] = self._best(own, texts, likelihoods, pairs)
+            num_resamples = self.recipe.arena.num_resamples
+            found = measure(
+                self.task, texts, likelihoods, pairs, baseline=baselines[domain], num_resamples=num_resamples
             )
             for name, measured in found.items():
                 cells.setdefault(name, {})[domain] = measured
@@ -278,10 +284,11 @@ class TaskWork(StageWork[TaskRecipe]):
     def _further_members(self) -> range:
         return range(2, self.recipe.experts.num_members + 1)
 
-    def _best(self, names: Sequence[str], texts: Mapping[str, Sequence[str]], pairs: Sequence[Pair]) -> str:
+    def _best(self, names: Sequence[str], texts: Answers, likelihoods: Likelihoods, pairs: Sequence[Pair]) -> str:
         if len(names) == 1:
             return names[0]
-        found = self.task.compare({name: texts[name] for name in names}, pairs, num_resamples=1)
+        own = {name: texts[name] for name in names}
+        found = measure(self.task, own, likelihoods, pairs, baseline=names[0], num_resamples=1)
         return max(names, key=lambda name: found[name][self.metrics[0]].value)
 
     def _table(

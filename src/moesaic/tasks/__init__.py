@@ -1,6 +1,15 @@
 """One file a task: its losses and what it is measured by."""
 
-from moesaic.tasks.chat import chat_prompt
+from moesaic.tasks.chat import (
+    CHAT_TAGS,
+    CHAT_TEMPLATE,
+    Message,
+    chat_prompt,
+    encode_prompts,
+    end_of_turn,
+    tokenize_chats,
+)
+from moesaic.tasks.conversation import Chat
 from moesaic.tasks.cutting import CutPolicy, DocumentsCut, cut_documents
 from moesaic.tasks.documents import Document, summarization_prompt
 from moesaic.tasks.extractive import SummaryLength, greedy_oracle, lead, overlap, pick_sentences
@@ -27,15 +36,19 @@ from moesaic.tasks.translation import TEMPLATE as TRANSLATION_TEMPLATE
 from moesaic.tasks.translation import Translation
 
 __all__ = [
+    "CHAT_TAGS",
+    "CHAT_TEMPLATE",
     "GENERATIVE_TASKS",
     "NO_ANSWER",
     "TRANSLATION_TEMPLATE",
     "Answers",
+    "Chat",
     "CutPolicy",
     "Document",
     "DocumentsCut",
     "GenerativeTask",
     "Measured",
+    "Message",
     "Question",
     "QuestionAnswering",
     "QuestionCounts",
@@ -53,6 +66,8 @@ __all__ = [
     "count_questions",
     "cut_documents",
     "document_of",
+    "encode_prompts",
+    "end_of_turn",
     "exact_match",
     "fit_temperature",
     "greedy_oracle",
@@ -72,6 +87,7 @@ __all__ = [
     "similarity_to",
     "split_sentences",
     "summarization_prompt",
+    "tokenize_chats",
     "tokenize_spans",
     "words_of",
     "write_task",

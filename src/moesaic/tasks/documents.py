@@ -6,9 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
-
-from moesaic.errors import DataError
 from moesaic.tasks.sentences import split_sentences
 
 
@@ -54,22 +51,14 @@ INSTRUCTION = "Summarize the text."
 """What a model is asked to do where the document comes without a query."""
 
 
-def summarization_prompt(
-    document: Document, tokenizer: PreTrainedTokenizerBase | None = None, *, instruction: str = INSTRUCTION
-) -> str:
+def summarization_prompt(document: Document, *, instruction: str = INSTRUCTION) -> str:
     """What an abstractive model reads; causal and encoder-decoder models share it.
 
-    The query stands before the document, and takes the place of the instruction. Where the tokenizer has a chat
-    template, all of it is one turn of the user, and the model's turn follows; tokenize that without adding special
-    tokens, since the template has put them there.
+    The query stands before the document, and takes the place of the instruction.
 
     Args:
         document: What is to be summarized; cut it first (:func:`moesaic.tasks.cut_documents`).
-        tokenizer: The model's; without it, or without a template, the prompt is plain text that ends in "Summary:".
         instruction: What to do where there is no query; empty for a model that knows.
-
-    Raises:
-        DataError: If the chat template fails.
 
     Example:
         >>> print(summarization_prompt(Document("It rained all day.", title="Weather")))
@@ -83,13 +72,4 @@ def summarization_prompt(
     text = f"{document.title}\n{document.text}" if document.title else document.text
     asked = document.query or instruction
     content = f"{asked}\n\n{text}" if asked else text
-    if tokenizer is None or not tokenizer.chat_template:
-        return f"{content}\n\nSummary:"
-    try:
-        turns = [{"role": "user", "content": content}]
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # a template is a program of its author's, and may raise anything
-        raise DataError(
-            f"The tokenizer's chat template fails on a turn of the user ({error}). Mend the template, or set "
-            "tokenizer.chat_template to None to use plain prompts."
-        ) from error
+    return f"{content}\n\nSummary:"

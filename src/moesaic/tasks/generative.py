@@ -42,15 +42,24 @@ class Measured:
     p_value: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class GenerativeTask(ABC):
     """A task in which a model reads a source and writes a target.
 
     Attributes:
+        system: What a chat model is told before the source; nothing by default.
+        chat_template: Whether causal models read the source in their tokenizer's chat template, where it has one.
         metrics: What answers are scored by; the first decides. Higher is better.
+        scores_references: Whether systems are also measured by how likely they find the references, as
+            ``log-likelihood``; :meth:`compare` knows answers alone.
     """
 
     word: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    scores_references: ClassVar[bool] = False
+
+    system: str = ""
+    chat_template: bool = True
 
     def __init_subclass__(cls) -> None:
         """Make the task known by its word."""
@@ -105,6 +114,11 @@ class GenerativeTask(ABC):
         return {}
 
     @property
+    def default_chat_template(self) -> str | None:
+        """The chat template of causal models that bring none; none unless a task is a conversation."""
+        return None
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Words that sources begin with and that a tokenizer must keep whole."""
         return ()
@@ -123,7 +137,11 @@ class GenerativeTask(ABC):
 
     def ask(self, row: Mapping[str, Any], place: str) -> Pair:
         """A row that is to be answered, as a pair without references; see :meth:`source`."""
-        return Pair(self.source(row, place), ())
+        source = self.source(row, place)
+        if not self.system:
+            return Pair(source, ())
+        messages = ({"role": "system", "content": self.system}, {"role": "user", "content": source})
+        return Pair(source, (), messages=messages)
 
     def pair(self, row: Mapping[str, Any], place: str) -> Pair:
         """A row as a pair; see :meth:`source` and :meth:`references`."""

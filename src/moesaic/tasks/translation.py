@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
-from sacrebleu.significance import PairedTest, Result
 
 from moesaic.data import TARGET_TOKEN, Pair
 from moesaic.errors import DataError
+from moesaic.tasks.corpus_metrics import compare_corpora, signature
 from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, field
 
 TEMPLATE = "<2{language}> {source}"
@@ -118,36 +118,21 @@ class Translation(GenerativeTask):
         Raises:
             ValueError: If a system has not as many answers as there are pairs, or the pairs have several target
                 languages, whose words are told apart differently.
-
-        Reference: Koehn (2004), section 3, https://aclanthology.org/W04-3250
         """
         check_answers(answers, pairs)
         languages = sorted({_language(pair) for pair in pairs})
         if len(languages) != 1:
             raise ValueError(f"The pairs are in several languages ({', '.join(languages)}); score each on its own.")
         first = next(iter(answers)) if baseline is None else baseline
-        systems: list[tuple[str, Sequence[str]]] = [(first, list(answers[first]))]
-        systems += [(name, list(texts)) for name, texts in answers.items() if name != first]
-        references = [[pair.target for pair in pairs]]
-        measured: dict[str, dict[str, Measured]] = {name: {} for name in answers}
-        for name, metric in _metrics(languages[0]).items():
-            # One test a metric, since the library calls both kinds of BLEU by one name.
-            test = PairedTest(systems, {name: metric}, references, test_type="bs", n_samples=num_resamples)
-            [results] = (found for title, found in test()[1].items() if title != "System")
-            for (system, texts), result in zip(systems, results, strict=True):
-                assert isinstance(result, Result)
-                # Of the very same answers, the library's test says that they surely differ.
-                p_value = 1.0 if texts == systems[0][1] else result.p_value
-                measured[system][name] = _measured(result, None if system == first else p_value)
-        return measured
+        metrics = _metrics(languages[0])
+        return compare_corpora(metrics, answers, pairs, baseline=first, num_resamples=num_resamples)
 
     def signatures(self) -> dict[str, str]:
         """See :meth:`GenerativeTask.signatures`: sacrebleu's, by metric and language."""
         found = {}
         for language in self.target_languages or ():
             for name, metric in _metrics(language).items():
-                metric.corpus_score([""], [[""]])  # the library must have seen how many references there are
-                found[f"{name}, {language}"] = str(metric.get_signature())
+                found[f"{name}, {language}"] = signature(metric)
         return found
 
     def arguments(self) -> dict[str, Any]:
@@ -187,8 +172,3 @@ def _metrics(language: str) -> dict[str, BLEU | CHRF]:
         "BLEU lower-cased": BLEU(tokenize=tokenize, lowercase=True),
         "chrF++": CHRF(word_order=2),
     }
-
-
-def _measured(result: Any, p_value: float | None) -> Measured:
-    # The interval's center is the mean over resamples, not the figure on all pairs.
-    return Measured(result.score, float(result.mean - result.ci), float(result.mean + result.ci), p_value)

@@ -35,7 +35,7 @@ from moesaic.members import (
 from moesaic.mixture import Mixture
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.writing import WritingKind
-from moesaic.recipe.task_schema import CheckpointSection, TranslationSection
+from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, TranslationSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 
 
@@ -117,6 +117,11 @@ class CheckpointKind(WritingKind):
                 "causal, and the other has an encoder and a decoder. Give checkpoints that are alike in this."
             )
         task = self.recipe.task
+        if config.is_encoder_decoder and task.type not in EncoderDecoderSection.tasks:
+            raise CheckpointError(
+                f"{folder}: {config.model_type} has an encoder and a decoder, and a {task.type} needs a causal model, "
+                "which reads what was said as one text. Give one, such as Llama or Qwen3."
+            )
         if isinstance(task, TranslationSection) and task.target_token and not config.is_encoder_decoder:
             raise CheckpointError(
                 f"{folder}: {config.model_type} has no decoder that could be told the language by task.target_token. "

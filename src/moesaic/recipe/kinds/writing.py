@@ -31,7 +31,7 @@ from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import CausalSection, EncoderDecoderSection, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
-from moesaic.tasks import GenerativeTask
+from moesaic.tasks import GenerativeTask, end_of_turn, tokenize_chats
 from moesaic.training import (
     ROUTER_ONLY,
     RoutedSequenceToSequence,
@@ -80,12 +80,15 @@ class WritingKind(ModelKind):
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one, and the tokens of every split."""
         section = self.recipe.data
         tokenizer = self._make_tokenizer(domains, task)
+        chats, how = self._set_chat_template(tokenizer, task)
+        if how:
+            yield how
         tokenizer.model_max_length = section.max_source_tokens  # which the saved model then knows
         tokenizer.save_pretrained(output / "tokenizer")
         for domain in domains:
             for split in SPLITS:
                 pairs = getattr(domain, split)
-                tokens, cut = tokenize_pairs(
+                tokens, cut = (tokenize_chats if chats else tokenize_pairs)(
                     pairs,
                     tokenizer,
                     max_source_tokens=section.max_source_tokens,
@@ -99,6 +102,27 @@ class WritingKind(ModelKind):
             return load_shared_tokenizer(self.given_checkpoints)
         texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
         return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
+
+    def _set_chat_template(self, tokenizer: PreTrainedTokenizerBase, task: GenerativeTask) -> tuple[bool, str]:
+        """Leave a chat template to the tokenizer only where models are to read it, as saved models then do.
+
+        Returns:
+            Whether they do, and what the run says of it.
+        """
+        if self.mixture is Seq2SeqMixture:
+            tokenizer.chat_template = None
+            return False, ""
+        own = tokenizer.chat_template or task.default_chat_template
+        tokenizer.chat_template = own if task.chat_template else None
+        if tokenizer.chat_template:
+            end = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+            return True, f"sources are read in the tokenizer's chat template, and {end} ends an answer"
+        if task.system and task.default_chat_template is None:  # the plain text of a conversation has it
+            raise CheckpointError(
+                "The tokenizer has no chat template, so there is no place for the system's text. Leave out task.system."
+            )
+        reason = "the tokenizer has no chat template" if task.chat_template else "task.chat_template is false"
+        return False, f"sources are read as plain text: {reason}"
 
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train`."""
@@ -146,11 +170,8 @@ class WritingKind(ModelKind):
     @property
     def decoding(self) -> Decoding:
         """How answers are written."""
-        section = self.recipe.decoding
         return Decoding(
-            num_beams=section.num_beams,
-            length_penalty=section.length_penalty,
-            batch_size=section.batch_size,
+            **self.recipe.decoding.model_dump(),
             max_new_tokens=self.recipe.data.max_target_tokens,
             seed=self.recipe.random_seed,
         )
