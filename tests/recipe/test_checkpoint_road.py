@@ -318,7 +318,7 @@ def llama_without_tokenizer(folder):
         ),
         (
             lambda folder: save(folder, "t5"),
-            ["task={type: chat}"],
+            ["task={type: chat, prompt_field: source, response_field: target}"],
             "t5 has an encoder and a decoder, and a chat needs a causal model, which reads what was said as one text. "
             "Give one, such as Llama or Qwen3.",
         ),
