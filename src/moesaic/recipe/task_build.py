@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
-from moesaic.tasks import GENERATIVE_TASKS, GenerativeTask
+from moesaic.tasks import GENERATIVE_TASKS, TaskSet
 from moesaic.training import TrainingOptions
 
 
-def build_task(recipe: TaskRecipe) -> GenerativeTask:
-    """The task that a recipe names."""
-    arguments = recipe.task.model_dump()
-    return GENERATIVE_TASKS[arguments.pop("type")](**arguments)
+def build_tasks(recipe: TaskRecipe) -> TaskSet:
+    """The tasks that a recipe names."""
+    described = {name: section.model_dump() for name, section in recipe.named_tasks.items()}
+    return TaskSet({name: GENERATIVE_TASKS[values.pop("type")](**values) for name, values in described.items()})
 
 
 def build_task_options(
@@ -36,3 +36,13 @@ def dense_steps(recipe: TaskRecipe) -> int:
     experts = recipe.experts.training
     pairs = experts.num_steps * experts.batch_size * len(recipe.domain_names)
     return (pairs + recipe.joint.num_steps * recipe.joint.batch_size) // experts.batch_size
+
+
+def task_dense_stage(task: str) -> str:
+    """The stage that trains the dense model of one task."""
+    return f"dense-{task}"
+
+
+def task_dense_steps(recipe: TaskRecipe, task: str) -> int:
+    """Steps that give the dense model of one task as many pairs as the experts of its domains together."""
+    return recipe.experts.training.num_steps * len(recipe.shared_tasks[task])

@@ -22,12 +22,14 @@ from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, 
 from moesaic.tasks.spans import NO_ANSWER, SpanAnswer, SpanWindows, best_spans, tokenize_spans
 from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
 from moesaic.tasks.summarization import Summarization, document_of
+from moesaic.tasks.task_set import ONLY, TaskSet, task_tag
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import Translation
 
 __all__ = [
     "GENERATIVE_TASKS",
     "NO_ANSWER",
+    "ONLY",
     "Answers",
     "CutPolicy",
     "Document",
@@ -42,6 +44,7 @@ __all__ = [
     "SpanWindows",
     "Summarization",
     "SummaryLength",
+    "TaskSet",
     "Translation",
     "answer_f1",
     "best_spans",
@@ -70,6 +73,7 @@ __all__ = [
     "similarity_to",
     "split_sentences",
     "summarization_prompt",
+    "task_tag",
     "tokenize_spans",
     "words_of",
     "write_task",

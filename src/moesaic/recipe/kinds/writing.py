@@ -22,7 +22,14 @@ from transformers import (
 
 from moesaic.answering import Answerer, WritingAnswerer
 from moesaic.combiners import Average, BySource, Hard
-from moesaic.data import PairDomain, PairSampler, TokenizedPairs, tokenize_pairs, train_pair_tokenizer
+from moesaic.data import (
+    PairDomain,
+    PairSampler,
+    TokenizedPairs,
+    mix_domains,
+    tokenize_pairs,
+    train_pair_tokenizer,
+)
 from moesaic.errors import CheckpointError
 from moesaic.members import CausalLM, Decoding, Seq2SeqLM, load_network, read_checkpoint
 from moesaic.mixture import Mixture
@@ -31,13 +38,14 @@ from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import CausalSection, EncoderDecoderSection, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
-from moesaic.tasks import GenerativeTask
+from moesaic.tasks import task_tag
 from moesaic.training import (
     ROUTER_ONLY,
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
     TrainingOptions,
+    balance_tasks,
     use_short_attention,
 )
 
@@ -80,10 +88,10 @@ class WritingKind(ModelKind):
             network = self.new_network(train_pair_tokenizer([], vocab_size), vocab_size)
         return sum(parameter.numel() for parameter in network.parameters())
 
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tags: Sequence[str], output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one, and the tokens of every split."""
         section = self.recipe.data
-        tokenizer = self._make_tokenizer(domains, task)
+        tokenizer = self._make_tokenizer(domains, tags)
         tokenizer.model_max_length = section.max_source_tokens  # which the saved model then knows
         tokenizer.save_pretrained(output / "tokenizer")
         for domain in domains:
@@ -98,11 +106,11 @@ class WritingKind(ModelKind):
                 tokens.save(output / f"{domain.name}.{split}.safetensors")
                 yield f"{domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}"
 
-    def _make_tokenizer(self, domains: Sequence[PairDomain], task: GenerativeTask) -> PreTrainedTokenizerBase:
+    def _make_tokenizer(self, domains: Sequence[PairDomain], tags: Sequence[str]) -> PreTrainedTokenizerBase:
         if self.given_checkpoint is not None:
             return AutoTokenizer.from_pretrained(read_checkpoint(self.given_checkpoint).path)
         texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
-        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
+        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=tags)
 
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train`."""
@@ -110,23 +118,45 @@ class WritingKind(ModelKind):
         network = self.new_network(self.tokenizer, len(self.tokenizer))
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
-        fit(network, sampler, SequenceToSequence(section.label_smoothing), _options(section, sampler, seed))
+        objective = SequenceToSequence(section.label_smoothing, self._domain_weights(sampler, domains))
+        fit(network, sampler, objective, _options(section, sampler, seed))
         return self._answerer(network)
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_router`."""
         section, seed = self.recipe.router.training, self.recipe.random_seed
         sampler = self._sampler(range(len(experts)), section, seed)
-        combiner = BySource(choice=Hard(), router_width=self.recipe.router.width, seed=seed)
+        combiner = BySource(
+            choice=Hard(), router_width=self.recipe.router.width, seed=seed, task_tokens=self._task_tokens()
+        )
         mixture = self.mixture(self._members(experts), combiner)
         fit(mixture, sampler, SourceRouting(), _options(section, sampler, seed, ROUTER_ONLY))
         return self._answerer(mixture)
 
+    def _task_tokens(self) -> list[int]:
+        """The tokens of the tasks' tags, where each task has a router of its own.
+
+        Raises:
+            CheckpointError: If the experts' tokenizer does not know one.
+        """
+        if not self.recipe.router.per_task:
+            return []
+        tags, vocabulary = [task_tag(name) for name in self.recipe.named_tasks], self.tokenizer.get_vocab()
+        for tag in tags:
+            if tag not in vocabulary:
+                raise CheckpointError(
+                    f"{self.given_checkpoint}: the tokenizer has no token {tag}, by which a source would find the "
+                    "router of its task. Set router.per_task to false: the one router then reads the whole source."
+                )
+        return [vocabulary[tag] for tag in tags]
+
     def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_jointly`: each expert learns what the router sends it."""
         section, seed = self.recipe.joint, self.recipe.random_seed
-        sampler = self._sampler(range(len(self.recipe.domain_names)), section, seed + 1)
-        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
+        domains = range(len(self.recipe.domain_names))
+        sampler = self._sampler(domains, section, seed + 1)
+        weights = self._domain_weights(sampler, domains)
+        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef, weights)
         use_short_attention(mixture.network)
         fit(mixture.network, sampler, objective, _options(section, sampler, seed))
         return mixture
@@ -163,7 +193,15 @@ class WritingKind(ModelKind):
     def _sampler(self, domains: Sequence[int], section: TaskTrainingSection, seed: int) -> PairSampler:
         names = [self.recipe.domain_names[index] for index in domains]
         tokens = [TokenizedPairs.load(self.data / f"{name}.train.safetensors") for name in names]
-        return PairSampler(tokens, section.batch_size, self.tokenizer.pad_token_id, seed)
+        mixed = mix_domains(tokens, self.recipe.balance.temperature)
+        return PairSampler(mixed, section.batch_size, self.tokenizer.pad_token_id, seed)
+
+    def _domain_weights(self, sampler: PairSampler, domains: Sequence[int]) -> tuple[float, ...] | None:
+        """What a token of each domain counts; ``None`` where all count the same."""
+        if self.recipe.balance.loss == "tokens" or len(domains) == 1:
+            return None
+        tasks = [self.recipe.task_of(self.recipe.domain_names[index]) for index in domains]
+        return balance_tasks([len(pairs.target_tokens) for pairs in sampler.domains], tasks)
 
 
 def _options(
