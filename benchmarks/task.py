@@ -71,7 +71,7 @@ def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, com
     work = TaskWork(load_recipe(recipe, settings), RunFolder(place), Console(quiet=True))
     answers = place / "answers" / _slug(name).replace("_", "-") / ANSWERS
     texts = json.loads(answers.read_text(encoding="utf-8"))["texts"][domain]
-    measured = work.task.compare({name: texts}, work.pairs(domain))[name]
+    measured = work.tasks.compare(work.recipe.task_of(domain), {name: texts}, work.pairs(domain))[name]
     rows = [
         {"metric": metric, "value": f"{found.value:.2f}", "95% interval": f"{found.low:.2f} to {found.high:.2f}"}
         for metric, found in measured.items()

@@ -46,9 +46,9 @@ This page is generated from `src/moesaic/recipe/schema.py` by `make docs`.
 _TASK_RECIPES_HEAD = """\
 # Recipes of a task: every key
 
-A recipe that has the key `task` goes another road than the one of language models: `data`, `experts`, `dense`,
-`router`, `joint`, the answers of every system, and the table. `task` and `data` are needed; everything else has a
-default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
+A recipe that has the key `task`, or `tasks`, goes another road than the one of language models: `data`, `experts`,
+`dense`, `router`, `joint`, the answers of every system, and the table. One of these keys and `data` are needed;
+everything else has a default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
 
 This page is generated from `src/moesaic/recipe/task_schema.py` by `make docs`.
 """
@@ -103,6 +103,8 @@ def _section(model: type[BaseModel], place: str, description: str) -> list[str]:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is dict:  # sections by name; they are described where they stand alone
+        return []
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
@@ -116,7 +118,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in get_args(annotation) if part is not type(None))
     if origin is dict:
         key, value = get_args(annotation)
-        return f"mapping of {_type(key)} to {_type(value)}"
+        return f"mapping of {_type(key)} to {'sections' if _models(value) else _type(value)}"
     if origin is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
     words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -149,7 +151,7 @@ def _help(*verb: str) -> str:
 def page_with_records(name: str) -> str:
     """``NAME.in.md`` with the tables of the benchmarks' last records in their places."""
     page = (_FOLDER / f"{name}.in.md").read_text(encoding="utf-8")
-    for name in re.findall(r"^\{\{(\w+)\}\}$", page, flags=re.MULTILINE):
+    for name in re.findall(r"^\{\{([\w-]+)\}\}$", page, flags=re.MULTILINE):
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         machine = record["machine"]
         cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"

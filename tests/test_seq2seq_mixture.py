@@ -17,6 +17,7 @@ COMBINERS = {
     "posterior": Posterior,
     "by source, soft": BySource,
     "by source, one member": lambda: BySource(choice=Hard(), seed=3),
+    "by source, a router a task": lambda: BySource(choice=Hard(), seed=3, task_tokens=(5, 17)),
     "by source, two members": lambda: BySource(choice=TopK(2)),
 }
 

@@ -1,7 +1,10 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from moesaic.arena import TaskRow, TaskTable, oracle_task_row
+from moesaic.arena import TaskReference, TaskRow, TaskTable, oracle_task_row
 from moesaic.tasks import Measured, compare_means
 
 
@@ -49,6 +52,57 @@ def test_the_verdict_names_the_best_system_and_says_how_good_the_router_is():
 def test_a_table_is_written_and_read_again():
     assert TaskTable.from_json(TABLE.to_json()) == TABLE
     assert TABLE.to_csv().splitlines()[1] == "expert de,de,BLEU,40,39,41,"
+
+
+def several_tasks():
+    """The same cells, but French is measured by ROUGE-1."""
+    rows = []
+    for one in TABLE.rows:
+        cells = {"de": one.cells["de"]} | ({"fr": {"ROUGE-1": one.cells["fr"]["BLEU"]}} if "fr" in one.cells else {})
+        rows.append(replace(one, cells=cells))
+    metrics = {"de": ("BLEU",), "fr": ("ROUGE-1",)}
+    return replace(TABLE, rows=tuple(rows), metrics=("BLEU", "ROUGE-1"), domain_metrics=metrics)
+
+
+def test_with_several_tasks_a_table_says_who_gains_and_who_loses_against_the_own_expert():
+    table = several_tasks()
+    lines = table.to_markdown().splitlines()
+    assert "| way of combining | de (BLEU) | fr (ROUGE-1) |" in lines
+    assert "| way of combining | mean | de (BLEU) | fr (ROUGE-1) |" in lines
+    # (39.5 - 40 + 60 - 60) / 2, and (1 - 40 + 60 - 60) / 2.
+    assert "| mixture | -0.25 | -0.50 | +0.00 |" in lines
+    assert "| expert fr | -19.50 | -39.00* | +0.00 |" in lines
+    assert "| ensemble (de) | – | +2.00* | – |" in lines
+    assert table.verdict().startswith(
+        "Best on average over domains: mixture. Nowhere does it differ from the domain's own expert by more than "
+        "chance."
+    )
+    dense = replace(row("dense", (43, 0.01), (None, None)), kind="reference")
+    cells = {"de": dense.cells["de"], "fr": {"ROUGE-1": Measured(50, 49, 51, 0.02)}}
+    alone = replace(table, rows=(*table.rows[:2], replace(dense, cells=cells)))
+    assert alone.verdict().startswith(
+        "Best on average over domains: dense. Against the domains' own experts it gains on de (+3.00 BLEU) and it "
+        "loses on fr (-10.00 ROUGE-1)."
+    )
+
+
+def test_a_table_says_how_far_each_is_from_the_model_of_the_task_alone():
+    table = replace(several_tasks(), task_references={"de": TaskReference("expert fr", {"mixture": 0.01})})
+    lines = table.to_markdown().splitlines()
+    start = lines.index("**change from the model of the task alone**")
+    assert lines[start + 4 : start + 8] == [
+        "| expert de | +39.00 |",
+        "| expert fr | +0.00 |",
+        "| mixture | +38.50* |",
+        "| ensemble (de) | +41.00 |",
+    ]
+    assert TaskTable.from_json(table.to_json()) == table
+
+
+def test_a_table_from_before_there_were_several_tasks_is_read():
+    values = json.loads(TABLE.to_json())
+    del values["domain_metrics"], values["task_references"]
+    assert TaskTable.from_json(json.dumps(values)) == TABLE
 
 
 def test_a_row_that_is_not_there_is_named():

@@ -139,7 +139,8 @@ def test_experts_of_another_kind_are_refused(recipe, tmp_path):
     (tmp_path / "answerer.json").write_text('{"type": "oracle"}')
     settings = [f"experts.checkpoints.{name}={tmp_path}" for name in ("news", "sport")]
     message = (
-        f"{tmp_path}/answerer.json: the kind 'oracle' is not known; there are sentence_scorer, span_reader, writing."
+        f"{tmp_path}/answerer.json: the kind 'oracle' is not known; there are routed_writing, sentence_scorer, "
+        "span_reader, writing."
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         moesaic.run(recipe, settings=settings, folder=tmp_path / "run", quiet=True)

@@ -7,7 +7,7 @@ from moesaic.data import NOT_SCORED, PairBatch
 from moesaic.members import Seq2SeqLM
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.testing import tiny_causal_lm, tiny_seq2seq_lm
-from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting
+from moesaic.training import RoutedSequenceToSequence, SequenceToSequence, SourceRouting, balance_tasks
 from moesaic.training import sequence_to_sequence as module
 
 BATCH = PairBatch(
@@ -62,6 +62,41 @@ def test_joint_training_is_the_loss_of_each_source_under_its_own_member():
     losses = RoutedSequenceToSequence(label_smoothing=0.0, router_domain_loss_coef=0.5)(network, BATCH)
     torch.testing.assert_close(losses.parts["cross_entropy"], output.loss)
     torch.testing.assert_close(losses.total, output.loss + 0.5 * losses.parts["router_domain"])
+
+
+def test_balanced_tasks_count_the_same_however_many_tokens_their_targets_have():
+    network = tiny_seq2seq_lm().eval()
+    # Three tokens of the first task, five of the second.
+    weights = balance_tasks([3, 5], ["translate", "answer"])
+    assert weights == (8 / 6, 8 / 10)
+    alone = [SequenceToSequence(0.0)(network, BATCH.take(rows)).total for rows in (slice(0, 1), slice(1, 3))]
+    balanced = SequenceToSequence(0.0, weights)(network, BATCH).total
+    torch.testing.assert_close(balanced, (alone[0] + alone[1]) / 2)
+    routed = mixture(BySource(choice=Hard(), seed=1)).eval()
+    plain, same = (RoutedSequenceToSequence(0.1, 0.5, given)(routed, BATCH).total for given in (None, (1.0, 1.0)))
+    torch.testing.assert_close(same, plain)
+
+
+def test_each_task_has_a_router_of_its_own_over_the_same_members():
+    network = mixture(BySource(choice=Hard(), task_tokens=(5, 4), router_width=8))
+    scores = network.combiner.score(BATCH.source_ids, BATCH.source_mask.bool())
+    of_task = network.combiner.router.weight.unflatten(1, (2, 8))  # (member, task, width)
+    features = network.combiner.embedding(BATCH.source_ids[0]).mean(dim=0)
+    torch.testing.assert_close(scores[0], of_task[:, 0] @ features + network.combiner.router.bias)
+    torch.testing.assert_close(scores[2], network.combiner.router.bias)  # it has neither token
+    scores[1].sum().backward()
+    gradient = network.combiner.router.weight.grad.unflatten(1, (2, 8))
+    assert gradient[:, 0].abs().max() == 0 < gradient[:, 1].abs().max()
+
+
+def test_the_first_task_token_of_a_source_says_whose_router_it_is():
+    combiner = mixture(BySource(choice=Hard(), task_tokens=(5, 4), router_width=8)).combiner
+    sources = torch.tensor([[0, 5, 6, 4], [4, 5, 5, 7]])
+    scores = combiner.score(sources, torch.ones_like(sources).bool())
+    of_task = combiner.router.weight.unflatten(1, (2, 8))  # (member, task, width)
+    for row, task in enumerate((0, 1)):  # the other task's token is a part of the text
+        features = combiner.embedding(sources[row]).mean(dim=0)
+        torch.testing.assert_close(scores[row], of_task[:, task] @ features + combiner.router.bias)
 
 
 def test_a_mixture_without_a_router_over_sources_is_refused():

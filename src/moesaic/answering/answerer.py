@@ -116,7 +116,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     if values.get("type") not in ANSWERERS:
         raise CheckpointError(
-            f"{folder / _FILE}: the kind {values.get('type')!r} is not known; there are {', '.join(ANSWERERS)}."
+            f"{folder / _FILE}: the kind {values.get('type')!r} is not known; there are {', '.join(sorted(ANSWERERS))}."
         )
     return values
 

@@ -14,7 +14,7 @@ from moesaic.arena.rows import DENSE, ORACLE, Kind, Row, oracle_row
 from moesaic.arena.scores import DocumentScores, DomainScores, Metric
 from moesaic.arena.seeds import SeedTable, Spread, combine_seeds
 from moesaic.arena.table import ArenaTable
-from moesaic.arena.task_table import TaskRow, TaskTable, oracle_task_row
+from moesaic.arena.task_table import TaskReference, TaskRow, TaskTable, oracle_task_row
 
 __all__ = [
     "DENSE",
@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "SeedTable",
     "Spread",
+    "TaskReference",
     "TaskRow",
     "TaskTable",
     "active_parameters",

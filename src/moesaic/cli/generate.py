@@ -22,6 +22,9 @@ def generate(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Another field of a task's row, such as target_lang=de."),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Which task to do, by its name in the recipe; where a model does several.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to add at most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams that a model of a task searches which writes.")] = 1,
@@ -33,6 +36,7 @@ def generate(
             model,
             prompt,
             fields=named_values(field or (), "--field"),
+            task=task,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             num_beams=num_beams,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -21,11 +24,32 @@ class BySource(Routed):
     the same too. It combines encoder-decoder models, whose source is known before the first token of the answer is
     written (:class:`moesaic.Seq2SeqMixture`), and causal models while they answer to a prompt.
 
-    Reference: Kudugunta et al. (2021), section 3.1 (routing by sentence and by task), https://arxiv.org/abs/2110.03742
+    Args:
+        task_tokens: The tokens that say which task a source is of, the first of them in it. With them, each task has a
+            router of its own over the same features and the same members; a source that has none of them is routed by
+            the biases alone.
+        **arguments: Those of :class:`Routed`.
+
+    Reference: Kudugunta et al. (2021), section 3.1 (routing by sentence and by task), https://arxiv.org/abs/2110.03742;
+    Ma et al. (2018), section 4.2 (a router a task), https://doi.org/10.1145/3219819.3220007
     """
 
     reads_every_position = False
     routes_by_text = False
+
+    def __init__(self, *, task_tokens: Sequence[int] = (), **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.task_tokens = tuple(task_tokens)
+
+    def arguments(self) -> dict[str, Any]:
+        """See :meth:`Combiner.arguments`."""
+        own = {"task_tokens": list(self.task_tokens)} if self.task_tokens else {}
+        return super().arguments() | own
+
+    @property
+    def num_features(self) -> int:
+        """See :attr:`Routed.num_features`: as many for each task, of which a source has those of its own."""
+        return super().num_features * max(1, len(self.task_tokens))
 
     def score(
         self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
@@ -82,4 +106,13 @@ class BySource(Routed):
         self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
     ) -> Float[Tensor, "batch feature"]:
         total = torch.einsum("bsw,bs->bw", self.embedding(source_ids), mask.to(self.embedding.weight.dtype))
-        return self.hidden(total / mask.sum(dim=1, keepdim=True).clamp_min(1))
+        features = self.hidden(total / mask.sum(dim=1, keepdim=True).clamp_min(1))
+        if not self.task_tokens:
+            return features
+        # In the place of its task and zero elsewhere, so that one linear layer is one router a task.
+        tokens = torch.tensor(self.task_tokens, device=source_ids.device)
+        is_tag = (source_ids.unsqueeze(-1) == tokens) & mask.unsqueeze(-1)  # (batch, source, task)
+        found = is_tag.any(dim=-1, keepdim=True)
+        # The first says what is asked; others stand in the text that it is asked about.
+        is_of_task = (is_tag & (found.cumsum(dim=1) == 1)).any(dim=1)  # (batch, task)
+        return torch.einsum("bt,bf->btf", is_of_task.to(features.dtype), features).flatten(1)

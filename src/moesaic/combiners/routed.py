@@ -78,7 +78,6 @@ class Routed(TextRouter):
             ValueError: If the choice does not fit that many members, or its router can learn nothing.
         """
         super().attach(num_members, vocab_size)
-        num_features = self.router_width if self.hidden_width is None else self.hidden_width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.embedding = nn.Embedding(vocab_size, self.router_width)
@@ -87,9 +86,14 @@ class Routed(TextRouter):
                 if self.hidden_width is None
                 else nn.Sequential(nn.Linear(self.router_width, self.hidden_width), nn.GELU())
             )
-            self.router = nn.Linear(num_features, num_members)
-            self.choice.attach(num_members, num_features)
+            self.router = nn.Linear(self.num_features, num_members)
+            self.choice.attach(num_members, self.num_features)
         self._check_choice()
+
+    @property
+    def num_features(self) -> int:
+        """Numbers that the last layer of the router reads."""
+        return self.router_width if self.hidden_width is None else self.hidden_width
 
     def read(
         self, input_ids: Int[Tensor, "batch position"], mask: Bool[Tensor, "batch position"], state: State | None

@@ -17,6 +17,7 @@ from moesaic.data.clusters import Clusters, assign_balanced, center_groups, find
 from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
+from moesaic.data.mixing import mix_domains
 from moesaic.data.pairs import (
     TARGET_TOKEN,
     Cut,
@@ -101,6 +102,7 @@ __all__ = [
     "folds",
     "load_domain",
     "load_pair_domain",
+    "mix_domains",
     "name_sources",
     "out_of_bag",
     "pack_documents",

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from moesaic.answering import RoutedWritingAnswerer, WritingAnswerer, load_answerer
+from moesaic.data import Pair
 from moesaic.experts import fast_decoding
 from moesaic.members import Decoding, load_member, model_folder
 from moesaic.mixture import Mixture
 from moesaic.moe import expert_names, is_sparse, watch_routing
-from moesaic.tasks import GenerativeTask, read_task
+from moesaic.tasks import TaskSet
 from moesaic.types import Routing
 
 
@@ -48,6 +49,7 @@ def generate(
     prompt: str,
     *,
     fields: Mapping[str, str] | None = None,
+    task: str | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     num_beams: int = 1,
@@ -62,6 +64,7 @@ def generate(
         model: Folder of a run, or of a checkpoint.
         prompt: The text to continue, or the main field of a task's row.
         fields: The row's other fields, such as ``{"target_lang": "de"}``; only a model of a task has any.
+        task: Which task is asked for, by the name that the recipe gave it; only where a model does several.
         max_new_tokens: Number of tokens to write at most.
         temperature: 0 always takes the likeliest token.
         num_beams: Beams that are searched; only by a model of a task that writes.
@@ -73,19 +76,19 @@ def generate(
     Raises:
         CheckpointError: If there is no whole checkpoint.
         DataError: If the fields do not fit the model's task.
-        ValueError: If the checkpoint has no tokenizer, the prompt is empty, there are fields and no task, or a model
-            is to write that takes its answers from the text.
+        ValueError: If the checkpoint has no tokenizer, the prompt is empty, there are fields and no task, there is no
+            such task, or a model is to write that takes its answers from the text.
     """
     folder = model_folder(model)
-    task = read_task(folder)
-    if task is not None:
+    tasks = TaskSet.load(folder)
+    if tasks is not None:
         decoding = Decoding(num_beams, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return _do_task(folder, task, {task.main_field: prompt, **(fields or {})}, decoding)
+        return _do_task(folder, _ask(folder, tasks, task, prompt, fields or {}), decoding)
     member = load_member(model)
     if member.tokenizer is None:
         raise ValueError(f"{model}: there is no tokenizer, so text cannot be read.")
-    if fields or num_beams != 1:
-        raise ValueError(f"{model}: this model continues text; fields and beams are for models of a task.")
+    if fields or num_beams != 1 or task is not None:
+        raise ValueError(f"{model}: this model continues text; task, fields and beams are for models of a task.")
     inputs = member.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     if inputs["input_ids"].shape[1] == 0:
         raise ValueError("The prompt is empty; give at least one character.")
@@ -104,7 +107,16 @@ def generate(
     return Answer(prompt, text, _shares(member.network, tokens, num_prompt_tokens))
 
 
-def _do_task(folder: Path, task: GenerativeTask, row: Mapping[str, str], decoding: Decoding) -> Answer:
+def _ask(folder: Path, tasks: TaskSet, task: str | None, prompt: str, fields: Mapping[str, str]) -> Pair:
+    """What the model reads: a row of the task that is asked for."""
+    try:
+        name = tasks.name_of(task)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return tasks.ask(name, {tasks.tasks[name].main_field: prompt, **fields}, "the prompt")
+
+
+def _do_task(folder: Path, asked: Pair, decoding: Decoding) -> Answer:
     answerer = load_answerer(folder)
     if isinstance(answerer, WritingAnswerer | RoutedWritingAnswerer):
         answerer = replace(answerer, decoding=decoding)
@@ -113,7 +125,6 @@ def _do_task(folder: Path, task: GenerativeTask, row: Mapping[str, str], decodin
             f"{folder}: this model takes its answers from the text and writes none of its own, so it has no beams and "
             "no temperature. Leave them out."
         )
-    asked = task.ask(row, "the prompt")
     [answered] = answerer.answer([asked])
     return Answer(asked.source, answered.text, dict(answered.shares), continues=False)
 

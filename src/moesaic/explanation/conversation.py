@@ -9,7 +9,7 @@ from pathlib import Path
 from moesaic.answering import WritingAnswerer, load_answerer
 from moesaic.explanation.answer import Answer
 from moesaic.members import Decoding, model_folder
-from moesaic.tasks import Chat, Message, read_task
+from moesaic.tasks import Chat, Message, TaskSet
 
 
 def chat(
@@ -47,17 +47,19 @@ def chat(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, batch_size=1, seed=seed
     )
     folder = model_folder(model)
-    task = read_task(folder)
-    if not isinstance(task, Chat):
-        does = "continues text" if task is None else f"does {task.word}"
+    tasks = TaskSet.load(folder)
+    chats = {name: task for name, task in tasks.tasks.items() if isinstance(task, Chat)} if tasks else {}
+    if tasks is None or not chats:
+        does = "continues text" if tasks is None else f"does {', '.join(tasks.words)}"
         raise ValueError(f"{model}: this model {does}, and does not chat. Use moesaic generate.")
+    name, task = next(iter(chats.items()))
     answerer = load_answerer(folder)
     assert isinstance(answerer, WritingAnswerer), "other models are not trained to chat"
     answerer = replace(answerer, decoding=decoding)
     said: list[Message] = []
     for turn in turns:
         asked = [*said, {"role": "user", "content": turn}]
-        pair = task.ask({**(fields or {}), task.messages_field: asked}, "the conversation")
+        pair = tasks.ask(name, {**(fields or {}), task.messages_field: asked}, "the conversation")
         [answered] = answerer.answer([pair])
         if answered.text:
             said = [*asked, {"role": "assistant", "content": answered.text}]

@@ -21,7 +21,7 @@ from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_build import build_task
 from moesaic.recipe.task_checkpoints import check_checkpoints
 from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe
-from moesaic.tasks import GENERATIVE_TASKS
+from moesaic.tasks import GENERATIVE_TASKS, ONLY
 
 _Recipe = TypeVar("_Recipe", bound=Section, covariant=True)
 
@@ -68,13 +68,13 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         raise RecipeError(f"{path}: a recipe is a mapping of sections such as data and experts, got {_show(values)}.")
     for setting in settings:
         _apply(values, setting, path)
-    schema = TaskRecipe if "task" in values else Recipe
+    schema = TaskRecipe if "task" in values or "tasks" in values else Recipe
     recipe = check_values(values, path.name, schema)
     if isinstance(recipe, Recipe):
         _check_consistency(recipe, path.name)
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
-        _check_task(recipe, path.name)
+        _check_tasks(recipe, path.name)
         _check_model(recipe, path.name)
         check_checkpoints(recipe, path.name)
         _check_metrics(recipe, path.name)
@@ -169,22 +169,56 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: st
         )
 
 
-def _check_task(recipe: TaskRecipe, where: str) -> None:
-    try:
-        build_task(recipe)
-    except ValueError as error:  # it begins with the key that does not fit
-        raise RecipeError(f"{where}, task.{error}") from None
+def _check_tasks(recipe: TaskRecipe, where: str) -> None:
+    """Refuse domains whose task is not clear, tasks without a domain, and what a task cannot be made of."""
+    if recipe.task is not None and recipe.tasks is not None:
+        raise RecipeError(
+            f"{where}, tasks: there is a task for all domains beside it. Give either task, or tasks of which each "
+            "domain names one."
+        )
+    names, listed = recipe.named_tasks, ", ".join(recipe.named_tasks)
+    for domain in recipe.data.domains:
+        place = f"{where}, data.domains, {domain.name}"
+        if recipe.task is not None and domain.task is not None:
+            raise RecipeError(
+                f"{place}: it names the task {domain.task!r}, and the recipe has one task for all domains. Leave the "
+                "name out, or give tasks in the place of task."
+            )
+        if recipe.task is None and domain.task is None:
+            raise RecipeError(f"{place}: it names no task. Add task: and one of {listed}.")
+        if recipe.task is None and domain.task not in names:
+            raise RecipeError(f"{place}: there is no task {domain.task!r}; there are {listed}.")
+    of_several = {"router.per_task": recipe.router.per_task, "balance.loss": recipe.balance.loss == "tasks"}
+    for key, is_of_several in of_several.items():
+        if recipe.task is not None and is_of_several:
+            raise RecipeError(
+                f"{where}, {key}: the recipe has one task. Leave it out, or give tasks in the place of task."
+            )
+    for name in recipe.tasks or ():
+        if name not in {domain.task for domain in recipe.data.domains}:
+            raise RecipeError(f"{where}, tasks.{name}: no domain names this task. Give it a domain, or leave it out.")
+    for name, section in names.items():
+        try:
+            build_task(section)
+        except ValueError as error:  # it begins with the key that does not fit
+            raise RecipeError(f"{where}, {'task' if name == ONLY else f'tasks.{name}'}.{error}") from None
+    if len({section.chat_template for section in names.values()}) > 1:
+        raise RecipeError(
+            f"{where}, tasks: some tasks read their tokenizer's chat template and some do not, and one tokenizer "
+            "serves them all. Give them the same chat_template."
+        )
 
 
 def _check_model(recipe: TaskRecipe, where: str) -> None:
-    """Refuse a task that models of this kind cannot do, and keys that say nothing to them."""
-    word, task = recipe.model.type, recipe.task.type
-    if task not in recipe.model.tasks:
-        writer = "encoder_decoder" if task in EncoderDecoderSection.tasks else "causal"
-        raise RecipeError(
-            f"{where}, model.type: models of the type {word!r} cannot do {task}, only {', '.join(recipe.model.tasks)}. "
-            f"Use {writer}, whose models write."
-        )
+    """Refuse tasks that models of this kind cannot do, and keys that say nothing to them."""
+    word = recipe.model.type
+    for section in recipe.named_tasks.values():
+        if section.type not in recipe.model.tasks:
+            writer = "encoder_decoder" if section.type in EncoderDecoderSection.tasks else "causal"
+            raise RecipeError(
+                f"{where}, model.type: models of the type {word!r} cannot do {section.type}, only "
+                f"{', '.join(recipe.model.tasks)}. Use {writer}, whose models write."
+            )
     for key in recipe.model.unused:
         if _is_given(recipe, key.split(".")):
             raise RecipeError(
@@ -193,11 +227,20 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
 
 
 def _check_metrics(recipe: TaskRecipe, where: str) -> None:
-    known = GENERATIVE_TASKS[recipe.task.type].metrics
-    for metric in recipe.arena.metrics or ():
-        if metric not in known:
+    """Refuse metrics that no task is measured by, and a choice of metrics that leaves a task without any."""
+    known = {section.type: GENERATIVE_TASKS[section.type].metrics for section in recipe.named_tasks.values()}
+    chosen = recipe.arena.metrics or ()
+    for metric in chosen:
+        if not any(metric in metrics for metrics in known.values()):
+            by_task = "; ".join(
+                f"{task} is not measured by {metric!r}, but by {', '.join(metrics)}" for task, metrics in known.items()
+            )
+            raise RecipeError(f"{where}, arena.metrics: {by_task}.")
+    for task, metrics in known.items():
+        if chosen and not set(chosen) & set(metrics):
             raise RecipeError(
-                f"{where}, arena.metrics: {recipe.task.type} is not measured by {metric!r}, but by {', '.join(known)}."
+                f"{where}, arena.metrics: {task} is measured by none of {', '.join(chosen)}. Add one of "
+                f"{', '.join(metrics)}."
             )
 
 
@@ -293,15 +336,19 @@ def _walk(location: Sequence[int | str], schema: type[BaseModel]) -> tuple[str, 
     """
     models: list[type[BaseModel]] = [schema]
     spelled: list[str] = []
+    by_name = False
     for part in location:
         chosen = [model for model in models if len(models) > 1 and _word(model) == part]
         if chosen:  # pydantic names the kind of section that it tried; a recipe has no such key
             models = chosen
             continue
         spelled.append(str(part))
-        if isinstance(part, str):
-            fields = [model.model_fields[part] for model in models if part in model.model_fields]
-            models = [model for field in fields for model in _models_in(field.annotation)]
+        if by_name:  # a name that the recipe gives
+            by_name = False
+        elif isinstance(part, str):
+            annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+            models = [model for annotation in annotations for model in _models_in(annotation)]
+            by_name = any(_is_mapping(annotation) for annotation in annotations)
     return ".".join(spelled), models
 
 
@@ -314,9 +361,15 @@ def _word(model: type[BaseModel]) -> str | None:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
+    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list, dict):
         return [model for part in get_args(annotation) for model in _models_in(part)]
     return []
+
+
+def _is_mapping(annotation: Any) -> bool:
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return any(_is_mapping(part) for part in get_args(annotation))
+    return get_origin(annotation) is dict
 
 
 def _show(value: Any) -> str:

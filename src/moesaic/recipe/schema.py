@@ -10,6 +10,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Coefficient = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
@@ -78,9 +79,7 @@ Source = Annotated[
 class DomainSection(Section):
     """One domain: an expert is trained on it, and every row of the arena is measured on it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
-        description="What the domain and its expert are called: letters, digits, `-` and `_`."
-    )
+    name: Name = Field(description="What the domain and its expert are called: letters, digits, `-` and `_`.")
     source: Source = Field(description="Where its documents come from.")
     validation: Source | None = Field(
         None,

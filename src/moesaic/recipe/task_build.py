@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
-from moesaic.tasks import GENERATIVE_TASKS, GenerativeTask
+from moesaic.recipe.task_schema import TaskRecipe, TaskSection, TaskTrainingSection
+from moesaic.tasks import GENERATIVE_TASKS, GenerativeTask, TaskSet
 from moesaic.training import TrainingOptions
 
 
-def build_task(recipe: TaskRecipe) -> GenerativeTask:
-    """The task that a recipe names."""
-    arguments = recipe.task.model_dump()
+def build_tasks(recipe: TaskRecipe) -> TaskSet:
+    """The tasks that a recipe names."""
+    return TaskSet({name: build_task(section) for name, section in recipe.named_tasks.items()})
+
+
+def build_task(section: TaskSection) -> GenerativeTask:
+    """A task that a recipe names.
+
+    Raises:
+        ValueError: If its values do not fit together; it begins with the key that does not.
+    """
+    arguments = section.model_dump()
     return GENERATIVE_TASKS[arguments.pop("type")](**arguments)
 
 
@@ -36,3 +45,13 @@ def dense_steps(recipe: TaskRecipe) -> int:
     experts = recipe.experts.training
     pairs = experts.num_steps * experts.batch_size * len(recipe.domain_names)
     return (pairs + recipe.joint.num_steps * recipe.joint.batch_size) // experts.batch_size
+
+
+def task_dense_stage(task: str) -> str:
+    """The stage that trains the dense model of one task."""
+    return f"dense-{task}"
+
+
+def task_dense_steps(recipe: TaskRecipe, task: str) -> int:
+    """Steps that give the dense model of one task as many pairs as the experts of its domains together."""
+    return recipe.experts.training.num_steps * len(recipe.shared_tasks[task])

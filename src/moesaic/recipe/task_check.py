@@ -12,7 +12,7 @@ from moesaic.errors import CheckpointError, DataError
 from moesaic.recipe.build import build_source
 from moesaic.recipe.kinds import ModelKind, build_kind
 from moesaic.recipe.load import LoadedRecipe
-from moesaic.recipe.task_build import build_task, dense_steps
+from moesaic.recipe.task_build import build_tasks, dense_steps, task_dense_stage, task_dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe
 
 _ROWS_READ = 100
@@ -60,6 +60,8 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
     trained = [] if given else [f"expert-{name}" for name in names]
     per_stage = section.num_steps * section.batch_size
     pairs = dict.fromkeys(trained, per_stage * recipe.experts.num_members)
+    for task in recipe.shared_tasks:
+        pairs[task_dense_stage(task)] = task_dense_steps(recipe, task) * section.batch_size
     if recipe.has_dense:
         pairs["dense"] = dense_steps(recipe) * section.batch_size
     pairs["router"] = recipe.router.training.num_steps * recipe.router.training.batch_size
@@ -79,7 +81,7 @@ def _unfit(kind: ModelKind) -> Iterator[str]:
 
 
 def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> Iterator[str]:
-    task = build_task(loaded.recipe)
+    tasks, name = build_tasks(loaded.recipe), loaded.recipe.task_of(domain.name)
     for section in (domain.source, domain.validation, domain.test):
         if section is None:
             continue
@@ -89,6 +91,6 @@ def _problems(loaded: LoadedRecipe[TaskRecipe], domain: TaskDomainSection) -> It
                 yield f"{source} has documents, and a task needs rows with fields."
                 continue
             for place, row in islice(source.rows(), _ROWS_READ):
-                task.pair(domain.fields | row, place)
+                tasks.pair(name, domain.fields | row, place)
         except DataError as error:
             yield str(error)

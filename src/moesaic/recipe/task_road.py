@@ -8,7 +8,8 @@ from typing import Any
 
 from moesaic.recipe.build import build_source
 from moesaic.recipe.folder import Stage
-from moesaic.recipe.task_build import dense_steps
+from moesaic.recipe.task_build import dense_steps, task_dense_stage, task_dense_steps
+from moesaic.recipe.task_schema import BalanceSection, TaskRecipe
 from moesaic.recipe.task_work import System, TaskWork
 
 
@@ -28,7 +29,7 @@ def plan_task_road(work: TaskWork) -> list[Stage]:
 
 
 def _experts(work: TaskWork) -> list[Stage]:
-    """One or several models of each domain, and the dense one of all."""
+    """One or several models of each domain, the dense ones of tasks with several, and the dense one of all."""
     recipe = work.recipe
     common = {"model": recipe.model.model_dump(), "random_seed": recipe.random_seed}
     settings = recipe.experts.training.model_dump() | common
@@ -45,7 +46,11 @@ def _experts(work: TaskWork) -> list[Stage]:
     ]
     if not recipe.has_dense:
         return stages
-    dense = settings | {"num_steps": dense_steps(recipe)}
+    for task, domains in recipe.shared_tasks.items():
+        its = {"num_steps": task_dense_steps(recipe, task), "domains": domains}
+        train = partial(work.train_task_dense, task)
+        stages.append(Stage(task_dense_stage(task), train, settings | its | _balance(recipe), ("data",), shared=True))
+    dense = settings | {"num_steps": dense_steps(recipe)} | _balance(recipe)
     return [*stages, Stage("dense", work.train_dense, dense, ("data",), shared=True)]
 
 
@@ -55,10 +60,11 @@ def _mixture(work: TaskWork) -> list[Stage]:
     router = recipe.router.model_dump() | {
         "checkpoints": recipe.given_experts,
         "random_seed": recipe.random_seed,
+        **_balance(recipe),
     }
     stages = [Stage("router", work.train_router, router, ("data", *work.expert_stages), shared=True)]
     if recipe.joint.num_steps:
-        joint = recipe.joint.model_dump() | {"random_seed": recipe.random_seed}
+        joint = recipe.joint.model_dump() | {"random_seed": recipe.random_seed} | _balance(recipe)
         stages.append(Stage("joint", work.train_jointly, joint, ("data", "router"), shared=True))
     return stages
 
@@ -89,8 +95,19 @@ def _data_settings(work: TaskWork) -> dict[str, Any]:
     tokenizer = next(iter(recipe.experts.checkpoints.values()), None)
     return recipe.data.model_dump() | {
         **work.kind.data_settings,
-        "task": recipe.task.model_dump(),
+        **_task_settings(recipe),
         "fingerprints": fingerprints,
         "tokenizer": tokenizer,
         "max_examples": recipe.arena.max_examples,
     }
+
+
+def _balance(recipe: TaskRecipe) -> dict[str, Any]:
+    """How domains count; nothing where all count as they come, so that stages that are older stay valid."""
+    return {} if recipe.balance == BalanceSection() else {"balance": recipe.balance.model_dump()}
+
+
+def _task_settings(recipe: TaskRecipe) -> dict[str, Any]:
+    if recipe.task is not None:
+        return {"task": recipe.task.model_dump()}
+    return {"tasks": {name: section.model_dump() for name, section in recipe.named_tasks.items()}}

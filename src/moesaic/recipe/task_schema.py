@@ -10,12 +10,13 @@ from moesaic.recipe.schema import (
     Coefficient,
     Count,
     DomainSection,
+    Name,
     PositiveFloat,
     PositiveInt,
     Section,
     TrainingSection,
 )
-from moesaic.tasks import TRANSLATION_TEMPLATE
+from moesaic.tasks import GENERATIVE_TASKS, ONLY, TRANSLATION_TEMPLATE
 
 SystemText = Annotated[
     str,
@@ -121,9 +122,26 @@ class ChatSection(Section):
     chat_template: ChatTemplate = True
 
 
+TaskSection = Annotated[
+    TranslationSection | SummarizationSection | QuestionAnsweringSection | ChatSection, Field(discriminator="type")
+]
+"""What a task may be."""
+
+
 class TaskDomainSection(DomainSection):
     """One domain of a task: a language pair, a kind of document."""
 
+    task: str | None = Field(
+        None,
+        # Left out where it says nothing, as are all keys that are younger than runs whose stages are to stay valid.
+        exclude_if=lambda name: name is None,
+        description="Which of `tasks` its rows are of; only where there are several.",
+    )
+    group_field: str | None = Field(
+        None,
+        exclude_if=lambda name: name is None,
+        description="A field of which rows with the same value are never split up; `data.group_field` if not given.",
+    )
     fields: dict[str, str] = Field(
         default_factory=dict, description="Fields that rows lack, the same for all of them, such as `target_lang: de`."
     )
@@ -153,7 +171,6 @@ class TaskDataSection(Section):
     )
     group_field: str | None = Field(
         None,
-        # Left out where it says nothing, as is the type of the default kind of model.
         exclude_if=lambda name: name is None,
         description="A field of which rows with the same value are never split up: the article of a question, say.",
     )
@@ -231,11 +248,13 @@ class CheckpointSection(Section):
 _WRITING = (
     "task.system",
     "task.chat_template",
+    "balance",
     "data.max_source_tokens",
     "data.max_target_tokens",
     "decoding",
     "experts.training.label_smoothing",
     "router.width",
+    "router.per_task",
     "router.training.label_smoothing",
     "joint.label_smoothing",
     "joint.router_domain_loss_coef",
@@ -337,10 +356,30 @@ class TaskExpertsSection(Section):
     )
 
 
+class BalanceSection(Section):
+    """How domains and tasks count where one model learns several: the dense model, the router, joint training."""
+
+    temperature: Annotated[float, Field(ge=1)] = Field(
+        1.0,
+        description="How often pairs are read: a domain's share of them is its number of pairs to the power of 1 over "
+        "this. 1 reads all pairs equally often, more repeats those of smaller domains.",
+    )
+    loss: Literal["tokens", "tasks"] = Field(
+        "tokens",
+        description="What counts the same in the loss: every token, so that tasks with long targets count more, or "
+        "every task.",
+    )
+
+
 class TaskRouterSection(Section):
     """The router that reads a source and chooses one expert for it."""
 
     width: PositiveInt = Field(64, description="Width of the router's token embeddings.")
+    per_task: bool = Field(
+        False,
+        exclude_if=lambda per_task: not per_task,
+        description="Whether each of several tasks has a router of its own, over the same experts.",
+    )
     training: TaskTrainingSection = Field(
         default_factory=lambda: TaskTrainingSection(num_steps=300, learning_rate=1e-2, num_warmup_steps=20),
         description="Training of the router alone, on the domains' names.",
@@ -391,15 +430,21 @@ class TaskRecipe(Section):
     """The road of a task: data, experts, dense, router, joint, answers, arena."""
 
     random_seed: Count = Field(0, description="Makes every random choice.")
-    task: Annotated[
-        TranslationSection | SummarizationSection | QuestionAnsweringSection | ChatSection, Field(discriminator="type")
-    ] = Field(description="What models do.")
+    task: TaskSection | None = Field(None, description="What models do; for all domains the same.")
+    tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)] | None = Field(
+        None,
+        description="In the place of `task`: several tasks for the same models, by name. Each is what `task` may be; "
+        "each domain names one, and every source begins with its tag, `[NAME]`.",
+    )
     data: TaskDataSection = Field(description="The rows.")
     model: ModelSection = Field(
         default_factory=EncoderDecoderSection,
         description="What every model is; without `type`, an `encoder_decoder`.",
     )
     experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")
+    balance: BalanceSection = Field(
+        default_factory=BalanceSection, description="How domains and tasks count where one model learns several."
+    )
     router: TaskRouterSection = Field(default_factory=TaskRouterSection, description="Who answers to which source.")
     joint: TaskJointSection = Field(
         default_factory=lambda: TaskJointSection(num_steps=0), description="Training of everything; none if not given."
@@ -423,3 +468,30 @@ class TaskRecipe(Section):
     def has_dense(self) -> bool:
         """Whether there is a model of all domains; not where each has a checkpoint of its own and there is no other."""
         return not isinstance(self.model, CheckpointSection) or self.model.name is not None
+
+    @property
+    def named_tasks(self) -> dict[str, TaskSection]:
+        """The tasks by name; the only one is called :data:`moesaic.tasks.ONLY`."""
+        return {ONLY: self.task} if self.task is not None else dict(self.tasks or {})
+
+    def task_of(self, domain: str) -> str:
+        """The name of a domain's task."""
+        [found] = (section.task or ONLY for section in self.data.domains if section.name == domain)
+        return found
+
+    @property
+    def shared_tasks(self) -> dict[str, tuple[str, ...]]:
+        """The domains of each task that has several and is one of several: a model that learns them all and no other
+        task shows what tasks do to each other, apart from what domains do. None where there is no model of all.
+        """
+        domains = {
+            name: tuple(section.name for section in self.data.domains if section.task == name)
+            for name in (self.tasks or () if self.has_dense else ())
+        }
+        return {name: own for name, own in domains.items() if 1 < len(own) < len(self.data.domains)}
+
+    def metrics_of(self, domain: str) -> tuple[str, ...]:
+        """What systems are compared by on a domain, of all that its task is measured by; the first decides."""
+        of_task = GENERATIVE_TASKS[self.named_tasks[self.task_of(domain)].type].metrics
+        chosen = self.arena.metrics
+        return of_task if chosen is None else tuple(metric for metric in chosen if metric in of_task)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moesaic.data import Pair
-from moesaic.tasks import Answers, GenerativeTask, Measured, compare_means
+from moesaic.tasks import Answers, Measured, TaskSet, compare_means
 
 LOG_LIKELIHOOD = "log-likelihood"
 """The metric's name, in the words of tasks that have it."""
@@ -17,7 +17,8 @@ Likelihoods = Mapping[str, Sequence[tuple[float, int]]]
 
 
 def measure(
-    task: GenerativeTask,
+    tasks: TaskSet,
+    task: str,
     answers: Answers,
     likelihoods: Likelihoods,
     pairs: Sequence[Pair],
@@ -28,7 +29,8 @@ def measure(
     """Score what systems wrote by the task's metrics, and systems that are probabilistic by the references too.
 
     Args:
-        task: The task.
+        tasks: The tasks.
+        task: The one that was done, by its name.
         answers: One answer a pair, by the system's name.
         likelihoods: Those of the references, for systems that read and write in the same tokens; may be empty.
         pairs: The sources and references.
@@ -39,7 +41,7 @@ def measure(
         For each system, each metric. The log-likelihood is the mean over all tokens of the references; its resamples
         keep the number of tokens.
     """
-    measured = task.compare(answers, pairs, baseline=baseline, num_resamples=num_resamples)
+    measured = tasks.compare(task, answers, pairs, baseline=baseline, num_resamples=num_resamples)
     if baseline in likelihoods:
         scores = {name: _per_token(likelihoods[name]) for name in answers if name in likelihoods}
         for name, found in compare_means(scores, baseline=baseline, num_resamples=num_resamples).items():

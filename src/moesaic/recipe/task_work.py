@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from moesaic.answering import Answered, Answerer
-from moesaic.arena import Kind, TaskRow, TaskTable, oracle_task_row
+from moesaic.arena import Kind, TaskReference, TaskRow, TaskTable, oracle_task_row
 from moesaic.data import Pair, PairDomain, Sampler, load_pair_domain, write_pair
 from moesaic.errors import DataError
 from moesaic.recipe.build import build_source
 from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_pairs
 from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
-from moesaic.recipe.task_build import build_task, dense_steps
+from moesaic.recipe.task_build import build_tasks, dense_steps, task_dense_stage, task_dense_steps
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
 from moesaic.recipe.task_scores import Likelihoods, measure
-from moesaic.tasks import Answers, GenerativeTask, read_task, write_task
+from moesaic.tasks import ONLY, Answers, Measured, TaskSet
 from moesaic.training import Objective, TrainingOptions, is_main
 
 ANSWERS = "answers.json"
@@ -72,20 +72,27 @@ class TaskWork(StageWork[TaskRecipe]):
         for place in self.kind.given_checkpoints.values():
             self.kind.check(place)
         domains = [self._read_domain(section) for section in self.recipe.data.domains]
-        task = build_task(self.recipe).learn([pair for domain in domains for pair in domain.train])
-        write_task(task, output)
+        tasks = build_tasks(self.recipe).learn(self._training_pairs(domains))
+        tasks.save(output)
         for domain in domains:
             for split in SPLITS:
                 lines = "".join(write_pair(pair) + "\n" for pair in getattr(domain, split))
                 (output / f"{domain.name}.{split}.jsonl").write_text(lines, encoding="utf-8")
-        for line in self.kind.prepare(domains, task, output):
+        for line in self.kind.prepare(domains, tasks, output):
             self.say(f"  {line}")
 
+    def _training_pairs(self, domains: Sequence[PairDomain]) -> dict[str, list[Pair]]:
+        """What is there to train on for each task."""
+        pairs: dict[str, list[Pair]] = {name: [] for name in self.recipe.named_tasks}
+        for domain in domains:
+            pairs[self.recipe.task_of(domain.name)] += domain.train
+        return pairs
+
     def _read_domain(self, section: TaskDomainSection) -> PairDomain:
-        task, folder = build_task(self.recipe), self.loaded.path.parent
+        tasks, folder = build_tasks(self.recipe), self.loaded.path.parent
 
         def read(row: Mapping[str, Any], place: str) -> Pair:
-            return task.pair(section.fields | dict(row), place)
+            return tasks.pair(section.task or ONLY, section.fields | dict(row), place)
 
         sources = {"source": section.source, "validation": section.validation, "test": section.test}
         domain = load_pair_domain(
@@ -94,7 +101,7 @@ class TaskWork(StageWork[TaskRecipe]):
             **{use: build_source(source, folder) for use, source in sources.items() if source is not None},
             validation_fraction=self.recipe.data.validation_fraction,
             test_fraction=self.recipe.data.test_fraction,
-            group_field=self.recipe.data.group_field,
+            group_field=section.group_field or self.recipe.data.group_field,
         )
         for split in ("train", "test"):
             if not getattr(domain, split):
@@ -109,11 +116,11 @@ class TaskWork(StageWork[TaskRecipe]):
         return read_pairs(self.folder.stage_folder("data"), name, "test")
 
     @cached_property
-    def task(self) -> GenerativeTask:
-        """The task, with what it took from the training rows."""
-        task = read_task(self.folder.stage_folder("data"))
-        assert task is not None, "the data stage writes the task"
-        return task
+    def tasks(self) -> TaskSet:
+        """The tasks, with what they took from the training rows."""
+        tasks = TaskSet.load(self.folder.stage_folder("data"))
+        assert tasks is not None, "the data stage writes the tasks"
+        return tasks
 
     # training
 
@@ -122,6 +129,12 @@ class TaskWork(StageWork[TaskRecipe]):
         seed = self.recipe.random_seed + member
         title = f"{self.recipe.domain_names[index]}-{member + 1}"
         self._train_new([index], self.recipe.experts.training, title, seed, output)
+
+    def train_task_dense(self, task: str, output: Path) -> None:
+        """Train one model on all domains of a task, with as many pairs as their experts together."""
+        section = self.recipe.experts.training.model_copy(update={"num_steps": task_dense_steps(self.recipe, task)})
+        domains = [self.recipe.domain_names.index(name) for name in self.recipe.shared_tasks[task]]
+        self._train_new(domains, section, task_dense_stage(task), self.recipe.random_seed, output)
 
     def train_dense(self, output: Path) -> None:
         """Train one model on all domains, with as many pairs as experts and joint training together."""
@@ -151,10 +164,10 @@ class TaskWork(StageWork[TaskRecipe]):
         return fit
 
     def _save(self, answerer: Answerer, output: Path) -> None:
-        """Write a trained model with the task that it does."""
+        """Write a trained model with the tasks that it does."""
         if is_main():
             answerer.save(output / "model")
-            write_task(self.task, output / "model")
+            self.tasks.save(output / "model")
             self.forget_checkpoints(output)
 
     def experts(self) -> dict[str, Answerer]:
@@ -190,6 +203,9 @@ class TaskWork(StageWork[TaskRecipe]):
             for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
         ]
         everything = tokens * len(names)
+        for task, domains in self.recipe.shared_tasks.items():
+            stage, pairs = task_dense_stage(task), tokens * len(domains)
+            found.append(System(task_dense_name(task), "reference", (stage,), self._stage(stage), pairs, domains))
         if self.recipe.has_dense:
             found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
         if self.kind.can_average:
@@ -246,7 +262,7 @@ class TaskWork(StageWork[TaskRecipe]):
             texts[name] = [answer.text for answer in answers]
             if answerer.chooses_one:
                 routed[name] = _mean_shares(answers)
-            if self.task.scores_references:
+            if self.tasks.tasks[self.recipe.task_of(name)].scores_references:
                 likelihoods[name] = answerer.score(pairs)
         written = {"texts": texts, "seconds": seconds, "routed": routed, "likelihoods": likelihoods}
         written |= {"total": answerer.num_parameters, "active": answerer.active_parameters}
@@ -260,36 +276,57 @@ class TaskWork(StageWork[TaskRecipe]):
             for system, folder in zip(systems, folders, strict=True)
         }
         cells: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
-        baselines = {}
+        baselines, references = {}, {}
         for domain in self.recipe.domain_names:
-            texts = {name: written["texts"][domain] for name, written in answered.items() if domain in written["texts"]}
-            pairs = self.pairs(domain)
-            scored = {name: written.get("likelihoods", {}).get(domain) for name, written in answered.items()}
-            likelihoods = {name: scores for name, scores in scored.items() if scores}
-            texts |= self.task.baselines(pairs)
-            own = [f"expert {domain}", *(member_name(member, domain) for member in self._further_members())]
-            baselines[domain] = self._best(own, texts, likelihoods, pairs)
-            num_resamples = self.recipe.arena.num_resamples
-            found = measure(
-                self.task, texts, likelihoods, pairs, baseline=baselines[domain], num_resamples=num_resamples
-            )
-            for name, measured in found.items():
+            task, texts, likelihoods = self.recipe.task_of(domain), *_of_domain(answered, domain)
+            texts = {**texts, **self.tasks.baselines(task, self.pairs(domain))}
+            baselines[domain] = self._best_own(domain, texts, likelihoods)
+            for name, measured in self._compare(domain, texts, likelihoods, baselines[domain]).items():
                 cells.setdefault(name, {})[domain] = measured
+            if task in self.recipe.shared_tasks:
+                references[domain] = self._task_reference(domain, texts, likelihoods)
             self.say(f"  {domain}: {baselines[domain]} is the best model of its own")
-        table = self._table(systems, answered, cells, baselines)
+        table = self._table(systems, answered, cells, baselines, references)
         (output / TABLE).write_text(table.to_json())
         (output / "table.md").write_text(table.to_markdown() + "\n" + table.confusion_markdown())
         (output / "table.csv").write_text(table.to_csv())
 
+    def _compare(
+        self,
+        domain: str,
+        texts: Answers,
+        likelihoods: Likelihoods,
+        baseline: str,
+        *,
+        num_resamples: int | None = None,
+    ) -> dict[str, dict[str, Measured]]:
+        return measure(
+            self.tasks,
+            self.recipe.task_of(domain),
+            texts,
+            likelihoods,
+            self.pairs(domain),
+            baseline=baseline,
+            num_resamples=num_resamples or self.recipe.arena.num_resamples,
+        )
+
+    def _task_reference(self, domain: str, texts: Answers, likelihoods: Likelihoods) -> TaskReference:
+        """How all others compare with the model of the domain's task alone."""
+        name, metric = task_dense_name(self.recipe.task_of(domain)), self.recipe.metrics_of(domain)[0]
+        found = self._compare(domain, texts, likelihoods, name)
+        p_values = {system: measured[metric].p_value for system, measured in found.items() if metric in measured}
+        return TaskReference(name, {system: p_value for system, p_value in p_values.items() if p_value is not None})
+
     def _further_members(self) -> range:
         return range(2, self.recipe.experts.num_members + 1)
 
-    def _best(self, names: Sequence[str], texts: Answers, likelihoods: Likelihoods, pairs: Sequence[Pair]) -> str:
+    def _best_own(self, domain: str, texts: Answers, likelihoods: Likelihoods) -> str:
+        """The best of a domain's own models."""
+        names = [f"expert {domain}", *(member_name(member, domain) for member in self._further_members())]
         if len(names) == 1:
             return names[0]
-        own = {name: texts[name] for name in names}
-        found = measure(self.task, own, likelihoods, pairs, baseline=names[0], num_resamples=1)
-        return max(names, key=lambda name: found[name][self.metrics[0]].value)
+        found = self._compare(domain, {name: texts[name] for name in names}, likelihoods, names[0], num_resamples=1)
+        return max(names, key=lambda name: found[name][self.recipe.metrics_of(domain)[0]].value)
 
     def _table(
         self,
@@ -297,6 +334,7 @@ class TaskWork(StageWork[TaskRecipe]):
         answered: Mapping[str, Mapping[str, Any]],
         cells: Mapping[str, Mapping[str, Any]],
         baselines: Mapping[str, str],
+        references: Mapping[str, TaskReference],
     ) -> TaskTable:
         rows = [
             TaskRow(
@@ -315,14 +353,17 @@ class TaskWork(StageWork[TaskRecipe]):
         # What needs no model stands before everything else.
         for name in reversed([name for name in cells if name not in answered]):
             rows.insert(0, TaskRow(name, "reference", cells[name], 0, 0, 0, {}))
+        metrics = {domain: self.recipe.metrics_of(domain) for domain in self.recipe.domain_names}
         final = JOINT if self.recipe.joint.num_steps else ROUTED
         return TaskTable(
             tuple(rows),
             self.recipe.domain_names,
-            self.metrics,
+            tuple(dict.fromkeys(metric for own in metrics.values() for metric in own)),
             baselines,
-            self.task.signatures(),
+            self.tasks.signatures(),
             answered[final]["routed"],
+            {} if ONLY in self.tasks.tasks else metrics,
+            references,
         )
 
     @property
@@ -340,7 +381,7 @@ class TaskWork(StageWork[TaskRecipe]):
         made = ", ".join(f"{package} {number}" for package, number in versions().items())
         return _CARD.format(
             title=self.loaded.name,
-            task=self.task.word,
+            task=", ".join(self.tasks.words),
             library=self.kind.library,
             experts=", ".join(self.recipe.domain_names),
             verdict=self.table.verdict(),
@@ -350,11 +391,6 @@ class TaskWork(StageWork[TaskRecipe]):
         )
 
     # what stages know of the whole
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What systems are compared by; the first decides."""
-        return self.recipe.arena.metrics or self.task.metrics
 
     def member_stages(self, index: int) -> tuple[str, ...]:
         """The stages that train the models of a domain; none where checkpoints are given."""
@@ -374,6 +410,11 @@ class TaskWork(StageWork[TaskRecipe]):
         return "joint" if self.recipe.joint.num_steps else "router"
 
 
+def task_dense_name(task: str) -> str:
+    """What the model of all domains of one task is called in the table."""
+    return f"dense, {task} alone"
+
+
 def member_name(member: int, domain: str) -> str:
     """What a further model of a domain is called in the table."""
     return f"expert {domain}, seed {member}"
@@ -382,6 +423,13 @@ def member_name(member: int, domain: str) -> str:
 def ensemble_name(num_members: int, domain: str) -> str:
     """What the ensemble of a domain's models is called in the table."""
     return f"ensemble of {num_members} ({domain})"
+
+
+def _of_domain(answered: Mapping[str, Mapping[str, Any]], domain: str) -> tuple[Answers, Likelihoods]:
+    """What systems wrote in a domain, and how likely they found its references, by their names."""
+    texts = {name: written["texts"][domain] for name, written in answered.items() if domain in written["texts"]}
+    scored = {name: written.get("likelihoods", {}).get(domain) for name, written in answered.items()}
+    return texts, {name: scores for name, scores in scored.items() if scores}
 
 
 def _mean_shares(answers: Sequence[Answered]) -> dict[str, float]:

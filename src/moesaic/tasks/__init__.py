@@ -31,6 +31,7 @@ from moesaic.tasks.sentences import centrality, similarity_to, split_sentences, 
 from moesaic.tasks.spans import NO_ANSWER, SpanAnswer, SpanWindows, best_spans, tokenize_spans
 from moesaic.tasks.squad import answer_f1, exact_match, normalize_answer
 from moesaic.tasks.summarization import Summarization, document_of
+from moesaic.tasks.task_set import ONLY, TaskSet, task_tag
 from moesaic.tasks.temperature import fit_temperature
 from moesaic.tasks.translation import TEMPLATE as TRANSLATION_TEMPLATE
 from moesaic.tasks.translation import Translation
@@ -40,6 +41,7 @@ __all__ = [
     "CHAT_TEMPLATE",
     "GENERATIVE_TASKS",
     "NO_ANSWER",
+    "ONLY",
     "TRANSLATION_TEMPLATE",
     "Answers",
     "Chat",
@@ -57,6 +59,7 @@ __all__ = [
     "SpanWindows",
     "Summarization",
     "SummaryLength",
+    "TaskSet",
     "Translation",
     "answer_f1",
     "best_spans",
@@ -87,6 +90,7 @@ __all__ = [
     "similarity_to",
     "split_sentences",
     "summarization_prompt",
+    "task_tag",
     "tokenize_chats",
     "tokenize_spans",
     "words_of",

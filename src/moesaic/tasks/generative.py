@@ -150,7 +150,7 @@ class GenerativeTask(ABC):
 
 def write_task(task: GenerativeTask, folder: Path) -> None:
     """Write beside a model which task it does, so that a row can be read as it was in training."""
-    (folder / _FILE).write_text(json.dumps({"type": task.word, **task.arguments()}))
+    (folder / _FILE).write_text(json.dumps(describe_task(task)))
 
 
 def read_task(folder: Path) -> GenerativeTask | None:
@@ -161,12 +161,28 @@ def read_task(folder: Path) -> GenerativeTask | None:
     """
     if not (folder / _FILE).exists():
         return None
-    arguments = json.loads((folder / _FILE).read_text())
+    return make_task(json.loads((folder / _FILE).read_text()), folder / _FILE)
+
+
+def describe_task(task: GenerativeTask) -> dict[str, Any]:
+    """A task as JSON values: its word under ``type``, and its arguments."""
+    return {"type": task.word, **task.arguments()}
+
+
+def make_task(values: Mapping[str, Any], place: Path) -> GenerativeTask:
+    """Make the task that :func:`describe_task` described.
+
+    Args:
+        values: What it said.
+        place: The file that they stand in.
+
+    Raises:
+        CheckpointError: If it is none that this version knows.
+    """
+    arguments = dict(values)
     word = arguments.pop("type", None)
     if word not in GENERATIVE_TASKS:
-        raise CheckpointError(
-            f"{folder / _FILE}: the task {word!r} is not known; there are {', '.join(GENERATIVE_TASKS)}."
-        )
+        raise CheckpointError(f"{place}: the task {word!r} is not known; there are {', '.join(GENERATIVE_TASKS)}.")
     return GENERATIVE_TASKS[word](**arguments)
 
 

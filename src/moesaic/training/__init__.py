@@ -53,6 +53,7 @@ from moesaic.training.sequence_to_sequence import (
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
+    balance_tasks,
 )
 from moesaic.training.snapshots import average_parameters, fit_snapshots, greedy_soup
 from moesaic.training.spans import sample_span_domains, sample_spans, span_extraction
@@ -122,6 +123,7 @@ __all__ = [
     "add_up",
     "average_parameters",
     "bag",
+    "balance_tasks",
     "boost",
     "calibrate_selective",
     "collect_held_out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +32,17 @@ class SequenceToSequence:
 
     Attributes:
         label_smoothing: Share of every label that is spread evenly over the vocabulary.
+        domain_weights: What a token of each domain counts; all the same if not given (:func:`balance_tasks`).
 
     Reference: Vaswani et al. (2017), section 5.4, https://arxiv.org/abs/1706.03762
     """
 
     label_smoothing: float = 0.1
+    domain_weights: Sequence[float] | None = None
 
     def __call__(self, network: Any, batch: PairBatch) -> Losses:
         """Compute the loss of an encoder-decoder model or a causal one, or of a mixture of either."""
-        loss = target_cross_entropy(network, batch, self.label_smoothing)
+        loss = weighted_cross_entropy(network, batch, self.label_smoothing, self.domain_weights)
         return Losses(loss, {"cross_entropy": loss})
 
 
@@ -63,10 +66,12 @@ class RoutedSequenceToSequence:
     Attributes:
         label_smoothing: Share of every label that is spread evenly over the vocabulary.
         router_domain_loss_coef: Coefficient of the cross-entropy between the router's scores and the domains.
+        domain_weights: What a token of each domain counts; all the same if not given (:func:`balance_tasks`).
     """
 
     label_smoothing: float = 0.1
     router_domain_loss_coef: float = 0.1
+    domain_weights: Sequence[float] | None = None
 
     def __call__(self, network: Mixture, batch: PairBatch) -> Losses:
         """Compute the losses; each member runs on the pairs whose sources its router gives it."""
@@ -78,10 +83,49 @@ class RoutedSequenceToSequence:
             if is_its.any():
                 its = batch.take(is_its.nonzero().squeeze(1))
                 share = (its.labels != NOT_SCORED).sum() / num_scored
-                total = total + share * target_cross_entropy(member, its, self.label_smoothing)
+                total = total + share * weighted_cross_entropy(member, its, self.label_smoothing, self.domain_weights)
         routing = _router_domain_loss(network, batch)
         parts = {"cross_entropy": total, "router_domain": routing}
         return Losses(total + self.router_domain_loss_coef * routing, parts)
+
+
+def weighted_cross_entropy(
+    network: Any, batch: PairBatch, label_smoothing: float, domain_weights: Sequence[float] | None
+) -> Float[Tensor, ""]:
+    """The mean over a batch's targets of each token's cross-entropy times its domain's weight, in nats.
+
+    Args:
+        network: See :func:`target_cross_entropy`.
+        batch: Sources and targets.
+        label_smoothing: Share of every label that is spread evenly over the vocabulary.
+        domain_weights: What a token of each domain counts; 1 if not given.
+    """
+    if domain_weights is None:
+        return target_cross_entropy(network, batch, label_smoothing)
+    total = batch.source_ids.new_zeros((), dtype=torch.float32)
+    num_scored = (batch.labels != NOT_SCORED).sum()
+    for domain in batch.domain_index.unique().tolist():
+        its = batch.of_domain(domain)
+        share = (its.labels != NOT_SCORED).sum() / num_scored
+        total = total + domain_weights[domain] * share * target_cross_entropy(network, its, label_smoothing)
+    return total
+
+
+def balance_tasks(num_tokens: Sequence[int], tasks: Sequence[str]) -> tuple[float, ...]:
+    """What a token of each domain must count for every task to count the same in the loss.
+
+    A task whose targets are long, or of which there are many, otherwise counts more. The mean weight of a token is 1.
+
+    Args:
+        num_tokens: Tokens of the targets that are read of each domain in an epoch.
+        tasks: The task of each domain.
+
+    Example:
+        >>> balance_tasks([300, 300, 200], ["translate", "translate", "answer"])
+        (0.6666666666666666, 0.6666666666666666, 2.0)
+    """
+    of_task = {task: sum(num for num, its in zip(num_tokens, tasks, strict=True) if its == task) for task in tasks}
+    return tuple(sum(num_tokens) / (len(of_task) * of_task[task]) for task in tasks)
 
 
 def target_cross_entropy(network: Any, batch: PairBatch, label_smoothing: float) -> Float[Tensor, ""]:

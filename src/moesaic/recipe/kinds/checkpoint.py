@@ -35,7 +35,7 @@ from moesaic.members import (
 from moesaic.mixture import Mixture
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.writing import WritingKind
-from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, TranslationSection
+from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, TaskSection, TranslationSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 
 
@@ -116,17 +116,8 @@ class CheckpointKind(WritingKind):
                 f"{folder}: {config.model_type} and {self._config.model_type} have the same tokens, but one of them is "
                 "causal, and the other has an encoder and a decoder. Give checkpoints that are alike in this."
             )
-        task = self.recipe.task
-        if config.is_encoder_decoder and task.type not in EncoderDecoderSection.tasks:
-            raise CheckpointError(
-                f"{folder}: {config.model_type} has an encoder and a decoder, and a {task.type} needs a causal model, "
-                "which reads what was said as one text. Give one, such as Llama or Qwen3."
-            )
-        if isinstance(task, TranslationSection) and task.target_token and not config.is_encoder_decoder:
-            raise CheckpointError(
-                f"{folder}: {config.model_type} has no decoder that could be told the language by task.target_token. "
-                "Say it in task.template."
-            )
+        for task in self.recipe.named_tasks.values():
+            _check_does(task, config, folder)
         load_tokenizer(folder)
         self._check_length(config, folder)
         if self.section.adapter is not None:
@@ -153,6 +144,19 @@ class CheckpointKind(WritingKind):
 
 _ADAPTER = "expert"
 """What an adapter is called that is alone on its checkpoint."""
+
+
+def _check_does(task: TaskSection, config: Any, folder: Path) -> None:
+    if config.is_encoder_decoder and task.type not in EncoderDecoderSection.tasks:
+        raise CheckpointError(
+            f"{folder}: {config.model_type} has an encoder and a decoder, and a {task.type} needs a causal model, "
+            "which reads what was said as one text. Give one, such as Llama or Qwen3."
+        )
+    if isinstance(task, TranslationSection) and task.target_token and not config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{folder}: {config.model_type} has no decoder that could be told the language by task.target_token. "
+            "Say it in task.template."
+        )
 
 
 def check_writes(config: Any, folder: Path) -> None:

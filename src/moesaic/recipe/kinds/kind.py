@@ -16,7 +16,7 @@ from moesaic.errors import CheckpointError
 from moesaic.members import model_folder
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
-from moesaic.tasks import GenerativeTask
+from moesaic.tasks import TaskSet
 from moesaic.training import Objective, TrainingOptions
 
 
@@ -68,12 +68,12 @@ class ModelKind(ABC):
         """Parameters of a new model, at most; ``None`` where the data decide."""
 
     @abstractmethod
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """Write what models read of all splits.
 
         Args:
             domains: The pairs.
-            task: The task, with what it took from them.
+            tasks: What models do, with what it took from the training pairs.
             output: The data stage's folder while it is not finished.
 
         Yields:

@@ -29,7 +29,7 @@ from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import SentenceScorerSection, TaskTrainingSection
 from moesaic.routed_mixture import RoutedMixture
-from moesaic.tasks import Document, GenerativeTask, SummaryLength, cut_documents, document_of, overlap
+from moesaic.tasks import Document, SummaryLength, TaskSet, cut_documents, document_of, overlap
 from moesaic.training import (
     Classification,
     DocumentSampler,
@@ -70,7 +70,7 @@ class SentenceScorerKind(ModelKind):
             return None
         return sum(parameter.numel() for parameter in self._new("cues", [], 0).parameters())
 
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: documents, cut where too long, with the sentences that are to be taken."""
         for domain in domains:
             for split in SPLITS:

@@ -18,7 +18,7 @@ from moesaic.recipe.kinds.checkpoint import CheckpointKind
 from moesaic.recipe.kinds.kind import Fit, ModelKind
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import TaskTrainingSection, TranslationSection
-from moesaic.tasks import GenerativeTask
+from moesaic.tasks import TaskSet
 from moesaic.training import Classification, sample_examples
 
 _ROUTER_BUCKETS = 2**14
@@ -75,7 +75,7 @@ class SeveralTokenizersKind(ModelKind):
         """See :meth:`ModelKind.check`."""
         return self.parts[str(place)].check(place)
 
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: the tokens of what each checkpoint will learn from."""
         everything = range(len(domains))
         yield "the experts do not share what they read, so they meet at text: one writes each answer"
@@ -83,7 +83,7 @@ class SeveralTokenizersKind(ModelKind):
             own = [index for index in everything if self._whole.place_of([index]) == place]
             is_dense = self.recipe.has_dense and self._whole.place_of(everything) == place
             learned = [domains[index] for index in (everything if is_dense else own)]
-            for line in part.prepare(learned, task, output / part.data.name):
+            for line in part.prepare(learned, tasks, output / part.data.name):
                 yield f"{Path(place).name}: {line}"
 
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
@@ -149,10 +149,9 @@ def meet_at_text(kind: CheckpointKind) -> bool:
 
 
 def _is_untold(kind: CheckpointKind) -> bool:
-    task = kind.recipe.task
-    if not isinstance(task, TranslationSection) or "{language}" in task.template:
-        return False
-    return bool(kind.section.names or task.target_token)
+    translations = [task for task in kind.recipe.named_tasks.values() if isinstance(task, TranslationSection)]
+    untold = [task for task in translations if "{language}" not in task.template]
+    return any(kind.section.names or task.target_token for task in untold)
 
 
 def _tokenizers_differ(kind: CheckpointKind) -> bool:

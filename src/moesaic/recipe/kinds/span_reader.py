@@ -24,7 +24,7 @@ from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import SpanReaderSection, TaskTrainingSection
 from moesaic.routed_mixture import RoutedMixture
-from moesaic.tasks import GenerativeTask, Question, count_questions, question_of
+from moesaic.tasks import Question, TaskSet, count_questions, question_of
 from moesaic.training import (
     Classification,
     TrainingOptions,
@@ -70,7 +70,7 @@ class SpanReaderKind(ModelKind):
             network = BertForQuestionAnswering(self._config(self.recipe.data.vocab_size, pad_token_id=0))
         return sum(parameter.numel() for parameter in network.parameters())
 
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one."""
         self._make_tokenizer(domains).save_pretrained(output / "tokenizer")
         for domain in domains:

@@ -22,7 +22,14 @@ from transformers import (
 
 from moesaic.answering import Answerer, WritingAnswerer
 from moesaic.combiners import Average, BySource, Hard
-from moesaic.data import PairDomain, PairSampler, TokenizedPairs, tokenize_pairs, train_pair_tokenizer
+from moesaic.data import (
+    PairDomain,
+    PairSampler,
+    TokenizedPairs,
+    mix_domains,
+    tokenize_pairs,
+    train_pair_tokenizer,
+)
 from moesaic.errors import CheckpointError, IncompatibleMembersError
 from moesaic.members import CausalLM, Decoding, load_network, load_tokenizer, model_folder, read_checkpoint
 from moesaic.mixture import Mixture
@@ -31,13 +38,14 @@ from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
 from moesaic.recipe.task_schema import CausalSection, EncoderDecoderSection, TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
-from moesaic.tasks import GenerativeTask, end_of_turn, tokenize_chats
+from moesaic.tasks import TaskSet, end_of_turn, task_tag, tokenize_chats
 from moesaic.training import (
     ROUTER_ONLY,
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
     TrainingOptions,
+    balance_tasks,
     use_short_attention,
 )
 
@@ -76,11 +84,11 @@ class WritingKind(ModelKind):
         """The tokenizer that all models share."""
         return AutoTokenizer.from_pretrained(self.data / "tokenizer")
 
-    def prepare(self, domains: Sequence[PairDomain], task: GenerativeTask, output: Path) -> Iterator[str]:
+    def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one, and the tokens of every split."""
         section = self.recipe.data
-        tokenizer = self._make_tokenizer(domains, task)
-        chats, how = self._set_chat_template(tokenizer, task)
+        tokenizer = self._make_tokenizer(domains, tasks)
+        chats, how = self._set_chat_template(tokenizer, tasks)
         if how:
             yield how
         tokenizer.model_max_length = section.max_source_tokens  # which the saved model then knows
@@ -97,13 +105,13 @@ class WritingKind(ModelKind):
                 tokens.save(output / f"{domain.name}.{split}.safetensors")
                 yield f"{domain.name}, {split}: {len(pairs):,} pairs, {tokens.num_tokens:,} tokens; {cut}"
 
-    def _make_tokenizer(self, domains: Sequence[PairDomain], task: GenerativeTask) -> PreTrainedTokenizerBase:
+    def _make_tokenizer(self, domains: Sequence[PairDomain], tasks: TaskSet) -> PreTrainedTokenizerBase:
         if self.given_checkpoints:
             return load_shared_tokenizer(self.given_checkpoints)
         texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
-        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
+        return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=tasks.tags)
 
-    def _set_chat_template(self, tokenizer: PreTrainedTokenizerBase, task: GenerativeTask) -> tuple[bool, str]:
+    def _set_chat_template(self, tokenizer: PreTrainedTokenizerBase, tasks: TaskSet) -> tuple[bool, str]:
         """Leave a chat template to the tokenizer only where models are to read it, as saved models then do.
 
         Returns:
@@ -112,16 +120,17 @@ class WritingKind(ModelKind):
         if self.mixture is Seq2SeqMixture:
             tokenizer.chat_template = None
             return False, ""
-        own = tokenizer.chat_template or task.default_chat_template
-        tokenizer.chat_template = own if task.chat_template else None
+        own = tokenizer.chat_template or tasks.default_chat_template
+        tokenizer.chat_template = own if tasks.chat_template else None
         if tokenizer.chat_template:
             end = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
             return True, f"sources are read in the tokenizer's chat template, and {end} ends an answer"
-        if task.system and task.default_chat_template is None:  # the plain text of a conversation has it
+        # The plain text of a conversation has it.
+        if any(task.system and task.default_chat_template is None for task in tasks.tasks.values()):
             raise CheckpointError(
                 "The tokenizer has no chat template, so there is no place for the system's text. Leave out task.system."
             )
-        reason = "the tokenizer has no chat template" if task.chat_template else "task.chat_template is false"
+        reason = "the tokenizer has no chat template" if tasks.chat_template else "task.chat_template is false"
         return False, f"sources are read as plain text: {reason}"
 
     def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
@@ -130,24 +139,46 @@ class WritingKind(ModelKind):
         network = self.start(domains)
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
-        options = _options(section, sampler, seed, self.trained)
-        fit(network, sampler, SequenceToSequence(section.label_smoothing), options)
+        objective = SequenceToSequence(section.label_smoothing, self._domain_weights(sampler, domains))
+        fit(network, sampler, objective, _options(section, sampler, seed, self.trained))
         return self._answerer(network)
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_router`."""
         section, seed = self.recipe.router.training, self.recipe.random_seed
         sampler = self._sampler(range(len(experts)), section, seed)
-        combiner = BySource(choice=Hard(), router_width=self.recipe.router.width, seed=seed)
+        combiner = BySource(
+            choice=Hard(), router_width=self.recipe.router.width, seed=seed, task_tokens=self._task_tokens()
+        )
         mixture = self.mixture(self._members(experts), combiner)
         fit(mixture, sampler, SourceRouting(), _options(section, sampler, seed, ROUTER_ONLY))
         return self._answerer(mixture)
 
+    def _task_tokens(self) -> list[int]:
+        """The tokens of the tasks' tags, where each task has a router of its own.
+
+        Raises:
+            CheckpointError: If the experts' tokenizer does not know one.
+        """
+        if not self.recipe.router.per_task:
+            return []
+        tags, vocabulary = [task_tag(name) for name in self.recipe.named_tasks], self.tokenizer.get_vocab()
+        for tag in tags:
+            if tag not in vocabulary:
+                given = ", ".join(self.given_checkpoints.values())
+                raise CheckpointError(
+                    f"{given}: the tokenizer has no token {tag}, by which a source would find the router of its task. "
+                    "Set router.per_task to false: the one router then reads the whole source."
+                )
+        return [vocabulary[tag] for tag in tags]
+
     def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_jointly`: each expert learns what the router sends it."""
         section, seed = self.recipe.joint, self.recipe.random_seed
-        sampler = self._sampler(range(len(self.recipe.domain_names)), section, seed + 1)
-        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef)
+        domains = range(len(self.recipe.domain_names))
+        sampler = self._sampler(domains, section, seed + 1)
+        weights = self._domain_weights(sampler, domains)
+        objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef, weights)
         use_short_attention(mixture.network)
         scales = {**self.trained, "combiner.*": 1.0}
         fit(mixture.network, sampler, objective, _options(section, sampler, seed, scales))
@@ -187,7 +218,15 @@ class WritingKind(ModelKind):
     def _sampler(self, domains: Sequence[int], section: TaskTrainingSection, seed: int) -> PairSampler:
         names = [self.recipe.domain_names[index] for index in domains]
         tokens = [TokenizedPairs.load(self.data / f"{name}.train.safetensors") for name in names]
-        return PairSampler(tokens, section.batch_size, self.tokenizer.pad_token_id, seed)
+        mixed = mix_domains(tokens, self.recipe.balance.temperature)
+        return PairSampler(mixed, section.batch_size, self.tokenizer.pad_token_id, seed)
+
+    def _domain_weights(self, sampler: PairSampler, domains: Sequence[int]) -> tuple[float, ...] | None:
+        """What a token of each domain counts; ``None`` where all count the same."""
+        if self.recipe.balance.loss == "tokens" or len(domains) == 1:
+            return None
+        tasks = [self.recipe.task_of(self.recipe.domain_names[index]) for index in domains]
+        return balance_tasks([len(pairs.target_tokens) for pairs in sampler.domains], tasks)
 
 
 def load_shared_tokenizer(places: Mapping[str, str]) -> PreTrainedTokenizerBase:
