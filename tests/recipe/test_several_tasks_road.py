@@ -29,15 +29,15 @@ data:
     - {name: riddles, task: answer, source: {type: jsonl, path: riddles.jsonl}, group_field: about}
   vocab_size: 300
   max_source_tokens: 32
-  max_target_tokens: 16
+  max_target_tokens: 8
   test_fraction: 0.2
 model: {hidden_size: 32, intermediate_size: 64, num_encoder_layers: 1, num_decoder_layers: 1, dropout: 0.0}
-experts: {training: {num_steps: 12, batch_size: 16, learning_rate: 5e-3, num_warmup_steps: 2}}
+experts: {training: {num_steps: 6, batch_size: 16, learning_rate: 5e-3, num_warmup_steps: 2}}
 balance: {temperature: 2, loss: tasks}
 router: {training: {num_steps: 30, batch_size: 16, learning_rate: 3e-2, num_warmup_steps: 2}}
 joint: {num_steps: 3, batch_size: 16, num_warmup_steps: 1}
 decoding: {num_beams: 1}
-arena: {max_examples: 8, num_resamples: 20}
+arena: {max_examples: 4, num_resamples: 5}
 """
 
 
@@ -124,14 +124,14 @@ def test_the_table_says_who_helps_whom(finished):
 def test_a_task_of_several_domains_has_a_model_that_knows_no_other_task(finished, recipe):
     table = finished.task_table
     alone = table.row("dense, translate alone")
-    assert (alone.cells.keys(), alone.training_pairs) == ({"digits", "letters"}, 2 * 12 * 16)
+    assert (alone.cells.keys(), alone.training_pairs) == ({"digits", "letters"}, 2 * 6 * 16)
     assert {domain: reference.name for domain, reference in table.task_references.items()} == {
         "digits": alone.name,
         "letters": alone.name,
     }
     others = {row.name for row in table.rows if "digits" in row.cells} - {alone.name, "own expert (domain known)"}
     assert table.task_references["digits"].p_values.keys() == others
-    assert moesaic.check(recipe).pairs["dense-translate"] == 2 * 12 * 16
+    assert moesaic.check(recipe).pairs["dense-translate"] == 2 * 6 * 16
 
 
 def test_sources_begin_with_their_tasks_tag_which_is_one_token(finished):
@@ -156,6 +156,7 @@ def test_a_finished_model_is_asked_for_one_of_its_tasks(finished):
     assert answer.shares == {"digits": 1, "letters": 0, "reports": 0, "riddles": 0}
     card = (finished.model / "README.md").read_text()
     assert "tags: [moesaic, mixture-of-experts, translation, summarization, question_answering]" in card
+    assert 'moesaic.generate(".", "...", task="translate", fields={})' in card
 
 
 @pytest.mark.parametrize(

@@ -360,14 +360,6 @@ class PairBatch:
         """Some of the pairs."""
         return PairBatch(*(getattr(self, part.name)[rows] for part in fields(self)))
 
-    def of_domain(self, domain: int) -> PairBatch:
-        """The pairs of one domain, without columns that none of them needs."""
-        its = self.take((self.domain_index == domain).nonzero().squeeze(1))
-        source, target = (int(mask.sum(dim=1).max()) for mask in (its.source_mask, its.labels != NOT_SCORED))
-        return PairBatch(
-            its.source_ids[:, :source], its.source_mask[:, :source], its.labels[:, :target], its.domain_index
-        )
-
     def rows(self, first: int, end: int) -> PairBatch:
         """The pairs from one row to before another."""
         return self.take(slice(first, end))

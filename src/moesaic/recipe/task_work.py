@@ -20,8 +20,9 @@ from moesaic.data import Pair, PairDomain, Sampler, load_pair_domain, write_pair
 from moesaic.errors import DataError
 from moesaic.recipe.build import build_source
 from moesaic.recipe.kinds import Fit, ModelKind, build_kind, read_pairs
-from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork, versions
+from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork
 from moesaic.recipe.task_build import build_tasks, dense_steps, task_dense_stage, task_dense_steps
+from moesaic.recipe.task_card import task_card
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
 from moesaic.recipe.task_scores import Likelihoods, measure
 from moesaic.tasks import ONLY, Answers, Measured, TaskSet
@@ -375,20 +376,8 @@ class TaskWork(StageWork[TaskRecipe]):
         """Write the final mixture, with its task and its card, where a user finds it."""
         source = self.folder.stage_folder(self.final_stage) / "model"
         shutil.copytree(source, output, dirs_exist_ok=True)
-        (output / "README.md").write_text(self._card(), encoding="utf-8")
-
-    def _card(self) -> str:
-        made = ", ".join(f"{package} {number}" for package, number in versions().items())
-        return _CARD.format(
-            title=self.loaded.name,
-            task=", ".join(self.tasks.words),
-            library=self.kind.library,
-            experts=", ".join(self.recipe.domain_names),
-            verdict=self.table.verdict(),
-            table=self.table.to_markdown(),
-            versions=made,
-            recipe=self.loaded.text,
-        )
+        card = task_card(self.loaded, self.tasks, self.kind.library, self.table)
+        (output / "README.md").write_text(card, encoding="utf-8")
 
     # what stages know of the whole
 
@@ -435,34 +424,3 @@ def _of_domain(answered: Mapping[str, Mapping[str, Any]], domain: str) -> tuple[
 def _mean_shares(answers: Sequence[Answered]) -> dict[str, float]:
     """The share of the rows that each expert gets."""
     return {name: sum(answer.shares[name] for answer in answers) / len(answers) for name in answers[0].shares}
-
-
-_CARD = """\
----
-library_name: {library}
-tags: [moesaic, mixture-of-experts, {task}]
----
-
-# {title}
-
-A mixture of {experts}, made with [moesaic](https://pypi.org/project/moesaic) for {task}: a router reads each source and
-chooses one expert, which alone reads and answers it.
-
-```python
-import moesaic
-
-print(moesaic.generate(".", "...", fields={{}}))  # this folder; fields: what a row has beside its text
-```
-
-## How it compares
-
-{verdict}
-
-{table}
-## How it was made
-
-{versions}.
-
-```yaml
-{recipe}```
-"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class TaskSet:
         """A row as a pair; see :meth:`GenerativeTask.pair`."""
         return _tagged(name, self.tasks[name].pair(row, place))
 
+    def untagged(self, name: str, pairs: Sequence[Pair]) -> list[Pair]:
+        """Pairs of one task as the task itself makes and reads them."""
+        tag = "" if name == ONLY else f"{task_tag(name)} "
+        return [replace(pair, source=pair.source.removeprefix(tag)) for pair in pairs]
+
     def compare(
         self,
         name: str,
@@ -59,18 +64,16 @@ class TaskSet:
         num_resamples: int = 1000,
     ) -> dict[str, dict[str, Measured]]:
         """Score answers to pairs of one task; see :meth:`GenerativeTask.compare`."""
-        own = [_untagged(name, pair) for pair in pairs]
+        own = self.untagged(name, pairs)
         return self.tasks[name].compare(answers, own, baseline=baseline, num_resamples=num_resamples)
 
     def baselines(self, name: str, pairs: Sequence[Pair]) -> Answers:
         """What is written to pairs of one task without a model; see :meth:`GenerativeTask.baselines`."""
-        return self.tasks[name].baselines([_untagged(name, pair) for pair in pairs])
+        return self.tasks[name].baselines(self.untagged(name, pairs))
 
     def learn(self, pairs: Mapping[str, Sequence[Pair]]) -> TaskSet:
         """The tasks with what each takes from its own training pairs; see :meth:`GenerativeTask.learn`."""
-        return TaskSet(
-            {name: task.learn([_untagged(name, pair) for pair in pairs[name]]) for name, task in self.tasks.items()}
-        )
+        return TaskSet({name: task.learn(self.untagged(name, pairs[name])) for name, task in self.tasks.items()})
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -151,17 +154,9 @@ def task_tag(name: str) -> str:
 
 def _tagged(name: str, pair: Pair) -> Pair:
     """A pair whose source, and last turn where it has turns, begins with the task's tag."""
-    tag = f"{task_tag(name)} "
-    return pair if name == ONLY else _change(pair, lambda text: tag + text)
-
-
-def _untagged(name: str, pair: Pair) -> Pair:
-    tag = f"{task_tag(name)} "
-    return pair if name == ONLY else _change(pair, lambda text: text.removeprefix(tag))
-
-
-def _change(pair: Pair, change: Callable[[str], str]) -> Pair:
-    turns = pair.messages
+    if name == ONLY:
+        return pair
+    tag, turns = f"{task_tag(name)} ", pair.messages
     if turns:
-        turns = (*turns[:-1], {**turns[-1], "content": change(turns[-1]["content"])})
-    return replace(pair, source=change(pair.source), messages=turns)
+        turns = (*turns[:-1], {**turns[-1], "content": tag + turns[-1]["content"]})
+    return replace(pair, source=tag + pair.source, messages=turns)

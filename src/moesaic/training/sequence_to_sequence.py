@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class SequenceToSequence:
 
     def __call__(self, network: Any, batch: PairBatch) -> Losses:
         """Compute the loss of an encoder-decoder model or a causal one, or of a mixture of either."""
-        loss = weighted_cross_entropy(network, batch, self.label_smoothing, self.domain_weights)
+        loss = target_cross_entropy(network, batch, self.label_smoothing, self.domain_weights)
         return Losses(loss, {"cross_entropy": loss})
 
 
@@ -83,32 +84,10 @@ class RoutedSequenceToSequence:
             if is_its.any():
                 its = batch.take(is_its.nonzero().squeeze(1))
                 share = (its.labels != NOT_SCORED).sum() / num_scored
-                total = total + share * weighted_cross_entropy(member, its, self.label_smoothing, self.domain_weights)
+                total = total + share * target_cross_entropy(member, its, self.label_smoothing, self.domain_weights)
         routing = _router_domain_loss(network, batch)
         parts = {"cross_entropy": total, "router_domain": routing}
         return Losses(total + self.router_domain_loss_coef * routing, parts)
-
-
-def weighted_cross_entropy(
-    network: Any, batch: PairBatch, label_smoothing: float, domain_weights: Sequence[float] | None
-) -> Float[Tensor, ""]:
-    """The mean over a batch's targets of each token's cross-entropy times its domain's weight, in nats.
-
-    Args:
-        network: See :func:`target_cross_entropy`.
-        batch: Sources and targets.
-        label_smoothing: Share of every label that is spread evenly over the vocabulary.
-        domain_weights: What a token of each domain counts; 1 if not given.
-    """
-    if domain_weights is None:
-        return target_cross_entropy(network, batch, label_smoothing)
-    total = batch.source_ids.new_zeros((), dtype=torch.float32)
-    num_scored = (batch.labels != NOT_SCORED).sum()
-    for domain in batch.domain_index.unique().tolist():
-        its = batch.of_domain(domain)
-        share = (its.labels != NOT_SCORED).sum() / num_scored
-        total = total + domain_weights[domain] * share * target_cross_entropy(network, its, label_smoothing)
-    return total
 
 
 def balance_tasks(num_tokens: Sequence[int], tasks: Sequence[str]) -> tuple[float, ...]:
@@ -128,7 +107,9 @@ def balance_tasks(num_tokens: Sequence[int], tasks: Sequence[str]) -> tuple[floa
     return tuple(sum(num_tokens) / (len(of_task) * of_task[task]) for task in tasks)
 
 
-def target_cross_entropy(network: Any, batch: PairBatch, label_smoothing: float) -> Float[Tensor, ""]:
+def target_cross_entropy(
+    network: Any, batch: PairBatch, label_smoothing: float, domain_weights: Sequence[float] | None = None
+) -> Float[Tensor, ""]:
     """The mean cross-entropy of a batch's targets, in nats per token.
 
     A causal model reads the source and then the target, as one text. Where a network's logits are its output layer's
@@ -138,23 +119,39 @@ def target_cross_entropy(network: Any, batch: PairBatch, label_smoothing: float)
         network: An encoder-decoder model, a causal one, or a mixture of either.
         batch: Sources and targets.
         label_smoothing: Share of every label that is spread evenly over the vocabulary.
+        domain_weights: What the cross-entropy of a token of each domain is multiplied with; 1 if not given.
     """
+    states, cross_entropy = _read_targets(network, batch, label_smoothing)
+    is_scored = batch.labels != NOT_SCORED
+    labels = batch.labels[is_scored]
+    if domain_weights is None:
+        return cross_entropy(states, labels)
+    domains = batch.domain_index.unsqueeze(1).expand_as(batch.labels)[is_scored]
+    weights = torch.tensor(domain_weights, device=domains.device)[domains]  # (token,)
+    total = states.new_zeros((), dtype=torch.float32)
+    for weight in weights.unique():
+        its = weights == weight
+        total = total + weight * its.float().mean() * cross_entropy(states[its], labels[its])
+    return total
+
+
+def _read_targets(
+    network: Any, batch: PairBatch, label_smoothing: float
+) -> tuple[Float[Tensor, "token _"], Callable[[Tensor, Tensor], Tensor]]:
+    """What a network makes of the targets' tokens, and the mean cross-entropy of that and their labels."""
     is_seq2seq = network.config.is_encoder_decoder
     inputs = _seq2seq_inputs(batch, network.config) if is_seq2seq else _causal_inputs(batch)
-    labels, is_scored = batch.labels.flatten(), batch.labels.flatten() != NOT_SCORED
+    is_scored = batch.labels != NOT_SCORED
     # A causal model's last token of the source predicts the first of the target, and so on.
     of_target = slice(-batch.labels.shape[1], None)
     if not has_plain_head(network, PLAIN_SEQ2SEQ_HEADS if is_seq2seq else PLAIN_HEADS):
-        logits = network(**inputs, use_cache=False).logits[:, of_target].flatten(0, 1).float()
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_index=NOT_SCORED)
-    hidden_states = network.base_model(**inputs, use_cache=False).last_hidden_state[:, of_target].flatten(0, 1)
+        logits = network(**inputs, use_cache=False).logits[:, of_target][is_scored].float()
+        return logits, partial(F.cross_entropy, label_smoothing=label_smoothing)
+    hidden_states = network.base_model(**inputs, use_cache=False).last_hidden_state[:, of_target][is_scored]
     head = network.get_output_embeddings()
-    return linear_cross_entropy(
-        hidden_states[is_scored],
-        head.weight,
-        labels[is_scored],
-        bias=network.final_logits_bias[0] if is_seq2seq else head.bias,
-        label_smoothing=label_smoothing,
+    bias = network.final_logits_bias[0] if is_seq2seq else head.bias
+    return hidden_states, lambda states, labels: linear_cross_entropy(
+        states, head.weight, labels, bias=bias, label_smoothing=label_smoothing
     )
 
 
