@@ -30,6 +30,7 @@ from moesaic.members.extractive import (
     choose_length,
     score_documents,
 )
+from moesaic.members.folders import changed_folder, new_folder
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
 from moesaic.members.names import check_names, position_of, positions_without
@@ -96,6 +97,7 @@ __all__ = [
     "adapter_only",
     "add_adapter",
     "build_networks",
+    "changed_folder",
     "check_execution",
     "check_names",
     "check_numbers",
@@ -115,6 +117,7 @@ __all__ = [
     "make_text_classifier",
     "merge_adapter",
     "model_folder",
+    "new_folder",
     "position_of",
     "positions_without",
     "quiet_transformers",
