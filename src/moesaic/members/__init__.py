@@ -3,11 +3,11 @@
 from moesaic.members.adapted import (
     AdaptedLM,
     adapter_members,
-    build_networks,
-    describe_networks,
+    find_shared_backbones,
     find_teams,
     load_adapter_members,
     run_together,
+    share_backbones,
 )
 from moesaic.members.adapter_files import load_adapter, save_adapter
 from moesaic.members.adapters import (
@@ -96,7 +96,6 @@ __all__ = [
     "adapter_names",
     "adapter_only",
     "add_adapter",
-    "build_networks",
     "changed_folder",
     "check_execution",
     "check_names",
@@ -104,7 +103,7 @@ __all__ = [
     "check_targets",
     "choose_execution",
     "choose_length",
-    "describe_networks",
+    "find_shared_backbones",
     "find_teams",
     "import_peft",
     "join_members",
@@ -130,6 +129,7 @@ __all__ = [
     "score_documents",
     "sentence_cues",
     "sentence_mask",
+    "share_backbones",
     "span_log_probabilities",
     "write_candidates",
     "write_targets",
