@@ -15,6 +15,7 @@ from moesaic.members.adapters import (
     adapter_only,
     add_adapter,
     check_targets,
+    embedding_scales,
     import_peft,
     merge_adapter,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "check_targets",
     "choose_execution",
     "choose_length",
+    "embedding_scales",
     "find_shared_backbones",
     "find_teams",
     "import_peft",
