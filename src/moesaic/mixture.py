@@ -25,14 +25,14 @@ from moesaic.errors import IncompatibleMembersError
 from moesaic.members import (
     CausalLM,
     Seq2SeqLM,
-    build_networks,
     check_names,
     check_numbers,
-    describe_networks,
+    find_shared_backbones,
     find_teams,
     position_of,
     positions_without,
     run_together,
+    share_backbones,
 )
 from moesaic.mixture_cache import MixtureCache, Tokens, num_tokens, take_rows
 from moesaic.types import Member, MixtureOutput
@@ -46,6 +46,8 @@ class MixtureConfig(PreTrainedConfig):
         members: One Transformers configuration a member, as a dictionary.
         member_names: Their names, in the same order.
         combiner: The combiner's registered word under ``type``, and its arguments.
+        shared_backbones: The places of the members that are adapters of one backbone, for each backbone that several
+            share; members of members too (``1.members.0``).
     """
 
     model_type = "moesaic"
@@ -53,6 +55,7 @@ class MixtureConfig(PreTrainedConfig):
     members: list[dict[str, Any]] | None = None
     member_names: list[str] | None = None
     combiner: dict[str, Any] | None = None
+    shared_backbones: list[list[str]] | None = None
     vocab_size: int = 0
 
 
@@ -94,7 +97,10 @@ class Mixture(PreTrainedModel, GenerationMixin):
     ) -> None:
         if isinstance(members, MixtureConfig):
             config = members
-            networks: list[Any] = list(build_networks(config.members or [], self.auto_class))
+            networks: list[Any] = [
+                self.auto_class.from_config(AutoConfig.for_model(**member)) for member in config.members or []
+            ]
+            share_backbones(networks, config.shared_backbones or [])
             combiner = build_combiner(**(config.combiner or {}))
             self_tokenizer = None
         else:
@@ -239,8 +245,10 @@ class Mixture(PreTrainedModel, GenerationMixin):
     @classmethod
     def _configure(cls, members: Sequence[Member], combiner: Combiner) -> Any:
         first: Any = members[0].network.config
+        networks: list[Any] = [member.network for member in members]
         return cls.config_class(
-            members=describe_networks([member.network for member in members]),
+            members=[network.config.to_dict() for network in networks],
+            shared_backbones=find_shared_backbones(networks),
             member_names=[member.name for member in members],
             combiner={"type": combiner.word, **combiner.arguments()},
             vocab_size=first.vocab_size,
@@ -353,8 +361,9 @@ class Mixture(PreTrainedModel, GenerationMixin):
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
-        """Tensors that the members of a team share, with the name under which each is saved."""
-        sharing = tuple(f"members.{number}." for team in self.teams if len(team) > 1 for number in team)
+        """Tensors of the backbones that members share, with the name under which each is saved."""
+        shared = find_shared_backbones(list(self.members))
+        sharing = tuple(f"members.{place}." for places in shared for place in places)
         first: dict[int, str] = {}
         names = {
             name: first.setdefault(id(tensor), name)

@@ -133,11 +133,17 @@ def test_a_member_that_leaves_is_not_saved(backbone, tmp_path):
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(TOKENS).logits, left(TOKENS).logits)
 
 
-def test_a_backbone_that_is_shared_across_nested_mixtures_is_not_saved_by_halves(backbone, tmp_path):
+@torch.no_grad()
+def test_a_backbone_that_nested_mixtures_share_is_saved_once_and_shared_again(backbone, tmp_path):
     general, news, law = adapter_members(backbone)
-    nested = Mixture([general, Mixture([news, law], Average(), name="inner")], Average())
-    with pytest.raises(RuntimeError, match="contained shared tensors"):
-        nested.save_pretrained(tmp_path)
+    inner = Mixture([news, Mixture([law, general], Average(), name="innermost")], Posterior(), name="inner")
+    nested = Mixture([general, inner], Average()).eval()
+    nested.save_pretrained(tmp_path)
+    saved = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert saved == total_parameters(backbone.network) == total_parameters(again)
+    assert torch.equal(again(TOKENS).logits, nested(TOKENS).logits)
+    assert torch.equal(generate(again), generate(nested))
 
 
 def test_the_combiner_is_trained_through_the_shared_call(backbone):

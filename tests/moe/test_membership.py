@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moesaic.errors import CheckpointError, DataError, IncompatibleMembersError, RunError
-from moesaic.members import load_network
+from moesaic.formats import model_card
+from moesaic.members import load_network, read_checkpoint
 from moesaic.moe import (
     add_expert,
     assemble,
@@ -142,6 +143,39 @@ def test_a_mixture_is_changed_in_place(mixture, donors, texts):
     assert (mixture / "README.md").read_text() == "mine" and (mixture / "notes" / "plan.txt").exists()
     load(mixture)
     assert not [path for path in mixture.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_change_that_was_killed_between_its_renames_is_undone_by_the_next_command(mixture):
+    # What such a kill leaves: the mixture under another name, the changed one whole beside it, and no folder.
+    before = tensors(mixture)
+    (mixture.parent / f".partial-{mixture.name}").mkdir()
+    mixture.rename(mixture.parent / f".replaced-{mixture.name}")
+    with pytest.warns(UserWarning) as caught:
+        assert read_checkpoint(mixture).path == mixture
+    assert str(caught[0].message) == (
+        f"{mixture}: a change of this folder was cut off in its last moment, so it is again what it was before. Make "
+        "the change again."
+    )
+    ours = tensors(mixture)
+    assert ours.keys() == before.keys() and all(torch.equal(ours[name], before[name]) for name in before)
+    assert remove_expert(mixture, "law") == mixture
+    assert config(mixture)["expert_names"] == ["news", "code"]
+    assert not [path for path in mixture.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_model_card_names_the_experts_that_are_there(mixture, donors, texts):
+    facts = {"title": "papers", "verdict": "It won.", "table": "", "versions": {}, "recipe": "data:"}
+    card = mixture / "README.md"
+    card.write_text(model_card(experts=NAMES, top_k=2, **facts))
+    add_expert(mixture, donors["chat"], texts=texts(*WORDS))
+    remove_expert(mixture, "law")
+    replace_expert(mixture, "news", donors["law"])
+    expected = model_card(experts=["news", "code", "chat"], top_k=2, **facts)
+    changes = (
+        "## Changed since\n\nWhat stands below was measured and made before this:\n\n- `chat` was added.\n"
+        "- `law` was removed.\n- another expert took the place of `news`.\n\n"
+    )
+    assert card.read_text() == expected.replace("## How it compares", f"{changes}## How it compares")
 
 
 def test_a_trained_mixture_that_transformers_saved_is_changed_too(mixture, donors, texts, tmp_path):

@@ -324,6 +324,24 @@ def test_adapters_are_merged_into_experts_that_are_assembled(recipe, tmp_path):
         torch.testing.assert_close(adapted.network(tokens).logits, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_embeddings_that_are_trained_beside_an_adapter_are_part_of_the_expert(recipe, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["experts.train=lora", "experts.adapter.rank=2", "experts.adapter.train_embeddings=true"]
+    moesaic.run(recipe, folder=folder, settings=settings, until="expert-digits", quiet=True)
+    seed = load_file(folder / "stages" / "seed" / "model" / "model.safetensors")
+    stage = folder / "stages" / "expert-digits"
+    expert = load_file(stage / "model" / "model.safetensors")
+    changed = {name for name in seed if not torch.equal(seed[name], expert[name])}
+    assert changed == {name for name in seed if "embed_tokens" in name or "_proj" in name}
+    # By itself the adapter would not be for the seed.
+    assert not (stage / "adapter").exists()
+
+
+def test_an_adapter_without_embeddings_says_nothing_of_them(recipe):
+    adapter = load_recipe(recipe, ["experts.train=lora"]).recipe.experts.adapter.model_dump()
+    assert "train_embeddings" not in adapter  # or finished stages would be done again
+
+
 def test_adapters_that_learned_nothing_make_the_same_checkpoint_as_experts_that_did_not(recipe, tmp_path):
     untrained = ["experts.training.num_steps=0"]
     moesaic.run(

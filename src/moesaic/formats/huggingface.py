@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from moesaic.errors import CheckpointError
-from moesaic.members import load_network, read_checkpoint
-from moesaic.moe import new_folder
+from moesaic.members import load_network, new_folder, read_checkpoint
 
 TOLERANCE = 1e-5
 """Largest difference between logits, in float32, at which two models count as the same."""

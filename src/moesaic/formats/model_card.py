@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from moesaic.moe.card import MEASURED, card_opening
+
 _CARD = """\
 ---
 library_name: transformers
@@ -12,9 +14,7 @@ tags: [moesaic, mixture-of-experts]
 
 # {title}
 
-One sparse mixture of {num_experts} experts ({experts}), made with [moesaic](https://pypi.org/project/moesaic): each
-expert was trained on its own domain; their feed-forward layers became the experts of one model, of which {active} work
-on each token.
+{opening}
 
 {needs}:
 
@@ -27,7 +27,7 @@ inputs = tokenizer("Hello", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
 ```
 
-## How it compares
+{measured}
 
 {verdict}
 
@@ -71,9 +71,8 @@ def model_card(
     """
     return _CARD.format(
         title=title,
-        num_experts=len(experts),
-        experts=", ".join(experts),
-        active="as many as its routers choose" if top_k is None else top_k,
+        opening=card_opening(experts, top_k),
+        measured=MEASURED,
         needs=_CHOSEN if top_k is None else _ORDINARY,
         imports="import moesaic.moe  # makes this kind of router known to Transformers\n" if top_k is None else "",
         verdict=verdict,

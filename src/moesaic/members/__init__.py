@@ -3,11 +3,11 @@
 from moesaic.members.adapted import (
     AdaptedLM,
     adapter_members,
-    build_networks,
-    describe_networks,
+    find_shared_backbones,
     find_teams,
     load_adapter_members,
     run_together,
+    share_backbones,
 )
 from moesaic.members.adapter_files import is_adapter, load_adapter, named_backbone, save_adapter
 from moesaic.members.adapters import (
@@ -15,6 +15,7 @@ from moesaic.members.adapters import (
     adapter_only,
     add_adapter,
     check_targets,
+    embedding_scales,
     import_peft,
     merge_adapter,
 )
@@ -30,6 +31,7 @@ from moesaic.members.extractive import (
     choose_length,
     score_documents,
 )
+from moesaic.members.folders import changed_folder, new_folder
 from moesaic.members.layer_rules import layer_rule
 from moesaic.members.module import EstimatorMember, EstimatorModule, ModuleMember
 from moesaic.members.names import check_names, position_of, positions_without
@@ -96,14 +98,15 @@ __all__ = [
     "adapter_names",
     "adapter_only",
     "add_adapter",
-    "build_networks",
+    "changed_folder",
     "check_execution",
     "check_names",
     "check_numbers",
     "check_targets",
     "choose_execution",
     "choose_length",
-    "describe_networks",
+    "embedding_scales",
+    "find_shared_backbones",
     "find_teams",
     "import_peft",
     "is_adapter",
@@ -120,6 +123,7 @@ __all__ = [
     "merge_adapter",
     "model_folder",
     "named_backbone",
+    "new_folder",
     "position_of",
     "positions_without",
     "quiet_transformers",
@@ -132,6 +136,7 @@ __all__ = [
     "score_documents",
     "sentence_cues",
     "sentence_mask",
+    "share_backbones",
     "span_log_probabilities",
     "write_candidates",
     "write_from_tokens",

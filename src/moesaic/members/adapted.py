@@ -33,8 +33,6 @@ from moesaic.members.adapters import (
 )
 from moesaic.members.causal_lm import CausalLM, load_member
 
-_SHARED_WITH = "backbone_of"
-
 
 @no_type_check  # Transformers makes the dataclass; its __init__ takes more than the fields
 class AdaptedConfig(PreTrainedConfig):
@@ -277,36 +275,33 @@ def find_teams(networks: Sequence[nn.Module]) -> list[list[int]]:
     return list(teams.values())
 
 
-def describe_networks(networks: Sequence[PreTrainedModel]) -> list[dict[str, Any]]:
-    """One configuration a network, as dictionaries that also say which of them share a backbone."""
-    first = {number: team[0] for team in find_teams(networks) for number in team}
-    described = []
-    for number, network in enumerate(networks):
-        shared = {} if first[number] == number else {_SHARED_WITH: first[number]}
-        described.append(network.config.to_dict() | shared)
-    return described
+def find_shared_backbones(networks: Sequence[nn.Module]) -> list[list[str]]:
+    """Where the models are that share a backbone with another, within mixtures of mixtures too.
+
+    Returns:
+        For each backbone that several models share, their places, such as ``0`` or ``1.members.0``.
+    """
+    places: dict[nn.Module, list[str]] = {}
+    for place, module in nn.ModuleList(networks).named_modules(remove_duplicate=False):
+        if isinstance(module, AdaptedLM):
+            places.setdefault(module.backbone, []).append(place)
+    return [sharing for sharing in places.values() if len(sharing) > 1]
 
 
-def build_networks(
-    described: Sequence[Mapping[str, Any]], auto_class: Any = AutoModelForCausalLM
-) -> list[PreTrainedModel]:
-    """Make networks with random weights of what :func:`describe_networks` gave.
+def share_backbones(networks: Sequence[nn.Module], shared: Sequence[Sequence[str]]) -> None:
+    """Have models share a backbone, in place; the adapters of all are put on the first one's.
 
     Args:
-        described: One network each.
-        auto_class: The class of Transformers that makes them.
+        networks: What was made of the networks' configurations.
+        shared: What :func:`find_shared_backbones` gave for the networks.
     """
-    networks: list[PreTrainedModel] = []
-    for one in described:
-        config = AutoConfig.for_model(**{key: value for key, value in one.items() if key != _SHARED_WITH})
-        if _SHARED_WITH in one:
-            sharing: Any = networks[one[_SHARED_WITH]]
-            if config.adapter not in adapter_names(sharing.backbone):
-                inject_adapter(sharing.backbone, config.adapter, config.settings)
-            networks.append(AdaptedLM(sharing.backbone, config.adapter))
-        else:
-            networks.append(auto_class.from_config(config))
-    return networks
+    for places in shared:
+        first, *others = (nn.ModuleList(networks).get_submodule(place) for place in places)
+        for other in others:
+            assert isinstance(first, AdaptedLM) and isinstance(other, AdaptedLM)
+            if other.adapter not in adapter_names(first.backbone):
+                inject_adapter(first.backbone, other.adapter, other.config.settings)
+            other.backbone = first.backbone
 
 
 def _configure(backbone: PreTrainedModel, adapter: str) -> AdaptedConfig:

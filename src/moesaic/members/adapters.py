@@ -85,6 +85,23 @@ def adapter_only(name: str = "*") -> dict[str, float]:
     return {"*": 0.0, f"*.lora_A.{name}.*": 1.0, f"*.lora_B.{name}.*": 1.0}
 
 
+def embedding_scales(backbone: PreTrainedModel) -> dict[str, float]:
+    """Learning-rate scales that train the embeddings and the output layer too; they stand after :func:`adapter_only`.
+
+    An adapter changes neither, and how sure a model can be of a token is bounded by the size of its output layer: on a
+    backbone that was trained briefly, adapters alone learn little, whatever their rank and learning rate. A backbone
+    whose embeddings were trained is no longer the one that other adapters are for; merge it.
+
+    Example:
+        >>> from moesaic.testing import tiny_causal_lm
+        >>> embedding_scales(tiny_causal_lm())
+        {'model.embed_tokens.weight': 1.0, 'lm_head.weight': 1.0}
+    """
+    layers = (backbone.get_input_embeddings(), backbone.get_output_embeddings())
+    tensors = {id(tensor) for layer in layers for tensor in layer.parameters()}
+    return {name: 1.0 for name, tensor in backbone.named_parameters() if id(tensor) in tensors}
+
+
 def adapter_names(backbone: nn.Module) -> list[str]:
     """The adapters that a model has, in the order in which they came."""
     return list(getattr(backbone, "peft_config", {}))

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from moesaic.errors import CheckpointError
+from moesaic.members.folders import restore_folder
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -90,7 +91,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that holds a model's files.
+    """The folder that holds a model's files; a change of it that was cut off is undone, with a warning.
 
     Args:
         path: That folder, that of a finished run, or the name of a model on the Hub, which is then downloaded.
@@ -99,6 +100,7 @@ def model_folder(path: str | Path) -> Path:
         CheckpointError: If there is none, or the run is not finished.
     """
     folder = Path(path)
+    restore_folder(folder)
     if (folder / "run.json").exists():
         folder = folder / "model"
         if not folder.is_dir():

@@ -5,7 +5,6 @@ from moesaic.moe.balance import load_balance_loss, router_entropy, router_z_loss
 from moesaic.moe.chosen import choose_by, find_choices, record_routing
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences
 from moesaic.moe.families import expert_names, family_of, is_sparse, num_experts, sparse_config
-from moesaic.moe.folders import changed_folder, new_folder
 from moesaic.moe.membership import RouterChange, add_expert, remove_expert, replace_expert
 from moesaic.moe.router_init import RouterMethod, extend_router, find_gates, initialize_router
 from moesaic.moe.routing import read_routing, watch_routing
@@ -15,7 +14,6 @@ __all__ = [
     "RouterMethod",
     "add_expert",
     "assemble",
-    "changed_folder",
     "check_compatible",
     "check_complete",
     "choose_by",
@@ -28,7 +26,6 @@ __all__ = [
     "initialize_router",
     "is_sparse",
     "load_balance_loss",
-    "new_folder",
     "num_experts",
     "read_router",
     "read_routing",

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from moesaic.errors import CheckpointError
 from moesaic.members.checkpoints import INDEX, Checkpoint, TensorHeader, read_checkpoint, read_header
+from moesaic.members.folders import new_folder
 from moesaic.moe.compatibility import check_compatible, check_complete, find_differences, names_of
 from moesaic.moe.families import Family, dense_config, family_of, is_sparse, num_experts, sparse_config
-from moesaic.moe.folders import new_folder
 from moesaic.moe.writing import PlannedTensor, plan_average, plan_copy, plan_values, write_safetensors
 
 ROUTER_FILE = "model-router.safetensors"

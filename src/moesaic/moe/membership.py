@@ -21,10 +21,11 @@ from moesaic.data import Data, Source, name_sources, pack_documents
 from moesaic.errors import CheckpointError, DataError, IncompatibleMembersError
 from moesaic.members import load_network
 from moesaic.members.checkpoints import INDEX, Checkpoint, TensorHeader, read_checkpoint
+from moesaic.members.folders import changed_folder, new_folder
 from moesaic.moe.assemble import MAX_SHARD_BYTES, plan_routers, write_json, write_router, write_weights
+from moesaic.moe.card import CARD, card_opening, change_card
 from moesaic.moe.compatibility import check_complete, find_differences
 from moesaic.moe.families import FAMILIES, Family, donor_config, family_of, sparse_family_of
-from moesaic.moe.folders import changed_folder, new_folder
 from moesaic.moe.router_init import extend_router, initialize_router
 from moesaic.moe.writing import PlannedTensor, plan_copy
 
@@ -54,8 +55,8 @@ def add_expert(
     The new expert comes last. Attention, norms and embeddings stay those of the mixture, so that the other experts find
     what they know; the new one does best where it was trained from the same seed.
 
-    Weights are streamed from file to file. Whatever else lies in the folder is taken over as it is, a model card too,
-    which then tells of the mixture that was.
+    Weights are streamed from file to file. Whatever else lies in the folder is taken over as it is, but for a model
+    card that moesaic wrote: it names the experts that there are now, and what was changed since its table was measured.
 
     Args:
         mixture: A sparse checkpoint that :func:`moesaic.assemble` made, trained since or not.
@@ -92,7 +93,7 @@ def add_expert(
     routers = {layer: torch.cat([rows, rows.mean(dim=0, keepdim=True)]) for layer, rows in before.routers.items()}
     after = replace(before, experts=[*before.experts, feed_forward], names=[*before.names, name], routers=routers)
     fit = _fitting(after, router, texts, router_tokens, keeping=partial(extend_router, caution=caution))
-    return _write(after, mixture, output, fit)
+    return _write(before, after, mixture, output, fit, f"`{name}` was added")
 
 
 def replace_expert(
@@ -132,7 +133,8 @@ def replace_expert(
     experts = list(before.experts)
     experts[position] = _read_expert(expert, before, name)
     after = replace(before, experts=experts)
-    return _write(after, mixture, output, _fitting(after, router, texts, router_tokens))
+    fit = _fitting(after, router, texts, router_tokens)
+    return _write(before, after, mixture, output, fit, f"another expert took the place of `{name}`")
 
 
 def remove_expert(
@@ -187,7 +189,7 @@ def remove_expert(
             f"left ({', '.join(after.names)}).",
             stacklevel=2,
         )
-    return _write(after, mixture, output, fit)
+    return _write(before, after, mixture, output, fit, f"`{name}` was removed")
 
 
 _Expert = Mapping[str, TensorHeader]
@@ -382,15 +384,18 @@ def _batches(
         yield row.unsqueeze(0)
 
 
-def _write(mixture: _Mixture, path: str | Path, output: str | Path | None, fit: _Fit | None) -> Path:
-    tensors = mixture.plan()
-    routers = plan_routers(mixture.routers, mixture.family, mixture.router_dtype)
+def _write(
+    before: _Mixture, after: _Mixture, path: str | Path, output: str | Path | None, fit: _Fit | None, change: str
+) -> Path:
+    tensors = after.plan()
+    routers = plan_routers(after.routers, after.family, after.router_dtype)
     needed_bytes = sum(tensor.num_bytes for tensor in (*tensors, *routers))
     folder = Path(path) if output is None else Path(output)
-    with _target(mixture.checkpoint, folder, output is None, needed_bytes) as unfinished:
-        _copy_other_files(mixture.checkpoint.path, unfinished)
+    with _target(before.checkpoint, folder, output is None, needed_bytes) as unfinished:
+        _copy_other_files(before.checkpoint.path, unfinished)
         write_weights(unfinished, tensors, routers, max_shard_bytes=MAX_SHARD_BYTES)
-        write_json(unfinished / "config.json", mixture.config())
+        write_json(unfinished / "config.json", after.config())
+        _update_card(unfinished / CARD, change, before, after)
         if fit is not None:
             fit(unfinished)
     return folder
@@ -412,3 +417,9 @@ def _target(checkpoint: Checkpoint, folder: Path, is_in_place: bool, needed_byte
 def _copy_other_files(source: Path, target: Path) -> None:
     weights = shutil.ignore_patterns("*.safetensors", INDEX)
     shutil.copytree(source, target, ignore=weights, dirs_exist_ok=True)
+
+
+def _update_card(card: Path, change: str, before: _Mixture, after: _Mixture) -> None:
+    if card.exists():
+        openings = [card_opening(one.names, one.config()["num_experts_per_tok"]) for one in (before, after)]
+        card.write_text(change_card(card.read_text(encoding="utf-8"), change, *openings), encoding="utf-8")

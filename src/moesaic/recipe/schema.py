@@ -188,6 +188,13 @@ class AdapterSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of an adapter's inputs that are dropped while it is trained."
     )
+    train_embeddings: bool = Field(
+        False,
+        # Left out where it says nothing, so that the keys of adapters trained before there was this choice stand.
+        exclude_if=lambda train: not train,
+        description="Train the embeddings and the output layer beside the adapter: needed on a seed that was trained "
+        "briefly. The expert is then saved merged, without its adapter by itself.",
+    )
 
 
 class ExpertsSection(Section):

@@ -25,6 +25,7 @@ from moesaic.recipe.load import LoadedRecipe
 from moesaic.recipe.progress import training_progress
 from moesaic.recipe.schema import Section
 from moesaic.training import Objective, TrainingOptions, fit, is_main
+from moesaic.training.options import scale_of
 
 SPLITS = ("train", "validation", "test")
 HISTORY = "history.json"
@@ -67,12 +68,16 @@ class StageWork(Generic[_Recipe]):
         objective: Objective,
         sampler: Sampler,
     ) -> None:
-        """Train a network and save it with its history; adapters are saved by themselves, and merged into it."""
+        """Train a network and save it with its history; adapters are merged into it.
+
+        An adapter is saved by itself too, where all else stayed as it was.
+        """
         self.fit(network, output, title, options, objective, sampler)
         if is_main():
             network = network.cpu()
             for name in adapter_names(network):
-                save_adapter(network, name, output / "adapter")
+                if _trains_adapters_alone(network, options.learning_rate_scales):
+                    save_adapter(network, name, output / "adapter")
                 network = merge_adapter(network, name)
             save_model(network, output / "model")
             self.tokenizer.save_pretrained(output / "model")
@@ -120,6 +125,11 @@ class StageWork(Generic[_Recipe]):
         """Show a line."""
         if is_main():
             self.console.print(line, highlight=False)
+
+
+def _trains_adapters_alone(network: nn.Module, scales: Mapping[str, float]) -> bool:
+    """Whether a model's own weights stay as they were, so that its adapters fit the model that it was."""
+    return all(".lora_" in name or scale_of(name, scales) == 0 for name, _ in network.named_parameters())
 
 
 def versions() -> Mapping[str, str]:

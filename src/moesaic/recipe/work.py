@@ -25,7 +25,7 @@ from moesaic.data import (
 from moesaic.errors import DataError
 from moesaic.explanation import map_routing, write_report
 from moesaic.formats import export_checkpoint, model_card
-from moesaic.members import CausalLM, adapter_only, add_adapter, load_network, read_checkpoint
+from moesaic.members import CausalLM, adapter_only, add_adapter, embedding_scales, load_network, read_checkpoint
 from moesaic.moe import (
     RouterMethod,
     assemble,
@@ -129,8 +129,9 @@ class Work(StageWork[Recipe]):
         section, recipe, name = self.recipe.experts, self.recipe, self.recipe.domain_names[index]
         network, scales = self.load_stage("seed"), FEED_FORWARD_ONLY if section.train == "feed_forward" else {}
         if section.train == "lora":
-            add_adapter(network, name, seed=recipe.random_seed, **section.adapter.model_dump())
-            scales = adapter_only(name)
+            shape = section.adapter.model_dump(exclude={"train_embeddings"})
+            add_adapter(network, name, seed=recipe.random_seed, **shape)
+            scales = adapter_only(name) | (embedding_scales(network) if section.adapter.train_embeddings else {})
         options = build_options(section.training, recipe, scales)
         self.train(network, output, f"expert-{name}", options, language_modeling, self.sampler(options, [index]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +32,13 @@ def new_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
 def changed_folder(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Fill a hidden sibling that takes the place of a folder when it is whole; the folder is readable until then.
 
-    The folder that was is renamed to ``.replaced-NAME`` before the new one takes its name, and then removed: a process
-    that is killed between the two renames leaves it there, whole.
+    The folder that was is renamed to ``.replaced-NAME`` before the new one takes its name, and then removed. A process
+    that is killed between the two renames leaves it there, whole, and :func:`restore_folder` gives it its name again.
 
     Raises:
         RunError: If the disk is or becomes full; the folder is then what it was.
     """
-    replaced = folder.parent / f".replaced-{folder.name}"
+    replaced = _replaced(folder)
     with _sibling(folder, needed_bytes) as partial:
         yield partial
         shutil.rmtree(replaced, ignore_errors=True)
@@ -48,6 +49,26 @@ def changed_folder(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
             replaced.rename(folder)
             raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo what is left of :func:`changed_folder` where it was killed between its renames; warns where it was.
+
+    The folder is then what it was before the change, so that the same command may be given again.
+    """
+    replaced = _replaced(folder)
+    if replaced.is_dir() and not folder.exists():
+        replaced.rename(folder)
+        warnings.warn(
+            f"{folder}: a change of this folder was cut off in its last moment, so it is again what it was before. "
+            "Make the change again.",
+            stacklevel=2,
+        )
+
+
+def _replaced(folder: Path) -> Path:
+    """Where a folder lies while another takes its place."""
+    return folder.parent / f".replaced-{folder.name}"
 
 
 @contextmanager
