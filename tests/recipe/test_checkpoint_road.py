@@ -157,7 +157,11 @@ def test_all_models_start_from_one_checkpoint(recipe, tmp_path, architecture):
 @pytest.mark.parametrize("architecture", ["marian", "llama"])
 def test_experts_can_be_adapters_that_share_the_checkpoint(recipe, tmp_path, architecture):
     folder = save(tmp_path / "base", architecture)
-    settings = ["model.adapter.rank=2", "decoding.num_beams=1", f"joint={json.dumps(STEPS)}"]
+    settings = [
+        "model.adapter={rank: 2, target_modules: [q_proj, v_proj]}",
+        "decoding.num_beams=1",
+        f"joint={json.dumps(STEPS)}",
+    ]
     result = run(recipe, f"model.name={folder}", *settings)
     stage = result.folder / "stages/expert-digits/model"
     assert (stage / "adapter_model.safetensors").exists() and not (stage / "model.safetensors").exists()
@@ -283,6 +287,18 @@ def bert(folder):
     BertForMaskedLM(BertConfig(vocab_size=300, **sizes)).save_pretrained(folder)
 
 
+def classifier(folder):
+    save(folder, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
+
+
+def of_unknown_architecture(folder):
+    save(folder, "llama")
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoConfig": "own.Config"}}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mystery"}))
+
+
 def llama_without_tokenizer(folder):
     tiny_causal_lm().save_pretrained(folder)
 
@@ -294,8 +310,14 @@ def llama_without_tokenizer(folder):
         (
             bert,
             [],
-            "bert is no model that writes, so it cannot answer. Give a causal model, such as Llama, Qwen or GPT-2, or "
-            "one with an encoder and a decoder, such as Marian, BART or T5.",
+            "this bert is no model that writes, so it cannot answer. Give a causal model, such as Llama, Qwen or "
+            "GPT-2, or one with an encoder and a decoder, such as Marian, BART or T5.",
+        ),
+        (
+            classifier,
+            [],
+            "this llama is no model that writes, so it cannot answer. Give a causal model, such as Llama, Qwen or "
+            "GPT-2, or one with an encoder and a decoder, such as Marian, BART or T5.",
         ),
         (
             llama_without_tokenizer,
@@ -335,3 +357,12 @@ def test_a_checkpoint_that_does_not_fit_is_a_problem_before_any_work(recipe, tmp
     make(folder)
     plan = moesaic.check(recipe, settings=[f"model.name={folder}", *settings])
     assert plan.problems == (f"model.name: {folder}: {problem}",)
+
+
+def test_no_code_that_a_checkpoint_brings_is_run(recipe, tmp_path):
+    folder = tmp_path / "given"
+    of_unknown_architecture(folder)
+    [problem] = moesaic.check(recipe, settings=[f"model.name={folder}"]).problems
+    assert problem.startswith(f"model.name: {folder}: Transformers cannot tell what this is: ")
+    end = "No code that a checkpoint brings is run. Give one of an architecture that Transformers has."
+    assert "custom code" in problem and problem.endswith(end)

@@ -26,8 +26,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:  # packages, files and code that it would need
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read ({reason}).") from error
+        reason = str(error).strip().split(". ")[0].removesuffix(".")
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {reason}.") from error
     if tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"{folder}: its tokenizer has no token that ends a text, so answers would have no end. Set "

@@ -17,6 +17,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from moesaic.answering import Answerer
 from moesaic.errors import CheckpointError
@@ -32,11 +37,25 @@ from moesaic.members import (
     model_folder,
     read_checkpoint,
 )
-from moesaic.mixture import Mixture
+from moesaic.mixture import Mixture, MixtureConfig
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.writing import WritingKind
 from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, TaskSection, TranslationSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
+
+_ADAPTER = "expert"
+"""What an adapter is called that is alone on its checkpoint."""
+
+_CLASSIFIERS = {
+    name
+    for names in (
+        MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    )
+    for name in names.values()
+}
+"""Transformers' classes that have another head in the place of the one that writes."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +129,8 @@ class CheckpointKind(WritingKind):
 
     def check_config(self, config: Any, folder: Path) -> None:
         """See :meth:`WritingKind.check_config`: it must write, have a tokenizer, and read what is to be read."""
+        if isinstance(config, MixtureConfig):
+            return  # made of checkpoints that were looked at
         check_writes(config, folder)
         if config.is_encoder_decoder != self._config.is_encoder_decoder:
             raise CheckpointError(
@@ -142,10 +163,6 @@ class CheckpointKind(WritingKind):
             )
 
 
-_ADAPTER = "expert"
-"""What an adapter is called that is alone on its checkpoint."""
-
-
 def _check_does(task: TaskSection, config: Any, folder: Path) -> None:
     if config.is_encoder_decoder and task.type not in EncoderDecoderSection.tasks:
         raise CheckpointError(
@@ -169,16 +186,16 @@ def check_writes(config: Any, folder: Path) -> None:
     Raises:
         CheckpointError: If it only reads, as BERT does, or is no language model.
     """
-    kind = type(config)
+    kind, architectures = type(config), set(config.architectures or ())
     if config.is_encoder_decoder:
         writes = kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     else:
         reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
         writes = kind in MODEL_FOR_CAUSAL_LM_MAPPING and not reads_both_ways
-    if not writes:
+    if not writes or architectures & _CLASSIFIERS:
         raise CheckpointError(
-            f"{folder}: {config.model_type} is no model that writes, so it cannot answer. Give a causal model, such as "
-            "Llama, Qwen or GPT-2, or one with an encoder and a decoder, such as Marian, BART or T5."
+            f"{folder}: this {config.model_type} is no model that writes, so it cannot answer. Give a causal model, "
+            "such as Llama, Qwen or GPT-2, or one with an encoder and a decoder, such as Marian, BART or T5."
         )
     if config.is_encoder_decoder and config.decoder_start_token_id is None:
         raise CheckpointError(

@@ -191,7 +191,15 @@ class WritingKind(ModelKind):
     def check(self, place: str | Path) -> Path:
         """See :meth:`ModelKind.check`."""
         folder = read_checkpoint(super().check(place)).path
-        self.check_config(AutoConfig.from_pretrained(folder), folder)
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split(". ")[0].removesuffix(".")
+            raise CheckpointError(
+                f"{folder}: Transformers cannot tell what this is: {reason}. No code that a checkpoint brings is run. "
+                "Give one of an architecture that Transformers has."
+            ) from error
+        self.check_config(config, folder)
         return folder
 
     def load(self, place: str | Path) -> Answerer:
