@@ -14,14 +14,14 @@ from moesaic.answering.answerer import Answered, Answerer
 from moesaic.combiners import BySource
 from moesaic.data import Pair, encode_cut, pad
 from moesaic.errors import CheckpointError
-from moesaic.members import Decoding, load_member, write_targets
+from moesaic.members import Decoding, load_member, score_targets, write_targets
 from moesaic.mixture import Mixture
 from moesaic.moe import save_model
 
 
 @dataclass(frozen=True)
 class WritingAnswerer(Answerer):
-    """Writes its answers.
+    """Writes its answers; to a question that comes with choices, it gives the likeliest of them.
 
     Attributes:
         network: An encoder-decoder model or a causal one, or a mixture of either.
@@ -39,7 +39,10 @@ class WritingAnswerer(Answerer):
         """See :meth:`Answerer.answer`; of sources that are too long, the beginning is read."""
         sources = [pair.source for pair in pairs]
         max_tokens = self.tokenizer.model_max_length
-        texts = write_targets(self.network, self.tokenizer, sources, self.decoding, max_source_tokens=max_tokens)
+        if pairs and "choices" in pairs[0].details:
+            texts = self._choose(pairs, max_tokens)
+        else:
+            texts = write_targets(self.network, self.tokenizer, sources, self.decoding, max_source_tokens=max_tokens)
         if not self.chooses_one:
             return [Answered(text) for text in texts]
         network: Any = self.network
@@ -51,6 +54,20 @@ class WritingAnswerer(Answerer):
             Answered(text, dict(zip(network.member_names, row, strict=True)))
             for text, row in zip(texts, weights, strict=True)
         ]
+
+    def _choose(self, pairs: Sequence[Pair], max_source_tokens: int) -> list[str]:
+        choices = [pair.details["choices"] for pair in pairs]
+        scores = score_targets(
+            self.network,
+            self.tokenizer,
+            [pair.source for pair in pairs],
+            choices,
+            max_source_tokens=max_source_tokens,
+            max_target_tokens=self.decoding.max_new_tokens,
+            normalization=pairs[0].details["normalization"],
+            batch_size=self.decoding.batch_size,
+        )
+        return [given[place] for given, place in zip(choices, scores.argmax(dim=1).tolist(), strict=True)]
 
     @property
     def chooses_one(self) -> bool:

@@ -56,6 +56,7 @@ from moesaic.members.stacked import (
     choose_execution,
     join_members,
 )
+from moesaic.members.target_scores import score_targets
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.word_vectors import CooccurrenceVectors
@@ -125,6 +126,7 @@ __all__ = [
     "score_candidates",
     "score_choices",
     "score_documents",
+    "score_targets",
     "sentence_cues",
     "sentence_mask",
     "span_log_probabilities",

@@ -15,6 +15,7 @@ from moesaic.tasks.generative import (
 )
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
+from moesaic.tasks.multiple_choice import MultipleChoice
 from moesaic.tasks.question_answering import QuestionAnswering, question_of
 from moesaic.tasks.questions import Question, QuestionCounts, count_questions, read_question, read_questions
 from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
@@ -34,6 +35,7 @@ __all__ = [
     "DocumentsCut",
     "GenerativeTask",
     "Measured",
+    "MultipleChoice",
     "Question",
     "QuestionAnswering",
     "QuestionCounts",
