@@ -1,6 +1,7 @@
 """Every recipe that we ship goes its whole road, with a few steps and a little text; every script runs."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -43,12 +44,21 @@ QUICK_KIND = {
         "joint.batch_size=4",
         "decoding.num_beams=1",
     ],
+    "causal": [
+        "data.vocab_size=400",
+        "model.hidden_size=16",
+        "model.num_layers=1",
+        "joint.num_steps=2",
+        "joint.batch_size=4",
+    ],
     "sentence_scorer": [],
     "span_reader": [
         "data.vocab_size=400",
         "model.hidden_size=16",
         "model.num_hidden_layers=1",
         "data.test_fraction=0.4",
+        *(f"{stage}.num_steps=2" for stage in ("seed", "joint")),
+        *(f"{stage}.batch_size=4" for stage in ("seed", "joint")),
     ],
 }
 ROWS = 20
@@ -86,8 +96,10 @@ def some_rows(recipe, folder):
             if not path.exists():
                 pytest.skip(f"the rows of recipes/{recipe.name} lie outside this repository and are not here")
             copy = folder / f"{domain.name}.{use}.jsonl"
+            wanted = (source.where or {}).items()
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 rows = [row for row in file if len(row) < MAX_CHARACTERS]
+            rows = [row for row in rows if wanted <= json.loads(row).items()] if wanted else rows
             copy.write_text("".join(rows[:: max(1, len(rows) // ROWS)]), encoding="utf-8")
             settings.append(f"data.domains.{number}.{use}.path={copy}")
     return settings

@@ -72,6 +72,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
         _check_model(recipe, path.name)
+        _check_seed(recipe, path.name)
         _check_metrics(recipe, path.name)
     if settings:
         text += "".join(f"# --set {setting}\n" for setting in settings)
@@ -176,6 +177,17 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
             raise RecipeError(
                 f"{where}, {key}: this says nothing to the models of this recipe, of the type {word!r}. Leave it out."
             )
+    for key in getattr(recipe.task, "unused", ()):
+        if _is_given(recipe, key.split(".")):
+            raise RecipeError(f"{where}, {key}: this says nothing to the task {task}. Leave it out.")
+
+
+def _check_seed(recipe: TaskRecipe, where: str) -> None:
+    if recipe.seed.num_steps and recipe.experts.checkpoints:
+        raise RecipeError(
+            f"{where}, seed: the experts are checkpoints, so none of them would start at the seed. Leave out seed or "
+            "experts.checkpoints."
+        )
 
 
 def _check_metrics(recipe: TaskRecipe, where: str) -> None:

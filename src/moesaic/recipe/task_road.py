@@ -28,23 +28,25 @@ def plan_task_road(work: TaskWork) -> list[Stage]:
 
 
 def _experts(work: TaskWork) -> list[Stage]:
-    """One or several models of each domain, and the dense one of all."""
+    """The model that all start at, where one is wanted; one or several of each domain, and the dense one of all."""
     recipe = work.recipe
     common = {"model": recipe.model.model_dump(), "random_seed": recipe.random_seed}
+    seed = [Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True)]
+    needs = ("data", "seed") if work.has_seed else ("data",)
     settings = recipe.experts.training.model_dump() | common
     stages = [
         Stage(
             stage,
             partial(work.train_expert, index, member),
             settings | {"index": index, "member": member},
-            ("data",),
+            needs,
             shared=True,
         )
         for index in range(len(recipe.domain_names))
         for member, stage in enumerate(work.member_stages(index))
     ]
     dense = settings | {"num_steps": dense_steps(recipe)}
-    return [*stages, Stage("dense", work.train_dense, dense, ("data",), shared=True)]
+    return [*(seed if work.has_seed else []), *stages, Stage("dense", work.train_dense, dense, needs, shared=True)]
 
 
 def _mixture(work: TaskWork) -> list[Stage]:

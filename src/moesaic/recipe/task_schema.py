@@ -61,6 +61,28 @@ class QuestionAnsweringSection(Section):
     )
 
 
+class MultipleChoiceSection(Section):
+    """Questions that come with choices, of which models take the likeliest; an expert a domain."""
+
+    unused: ClassVar[tuple[str, ...]] = ("decoding.num_beams", "decoding.length_penalty")
+    """Keys of a recipe that say nothing to this task."""
+
+    type: Literal["multiple_choice"]
+    template: str = Field(
+        "Question: {question}\n{choices}\n{context}\nAnswer:",
+        description="What models read: `{question}` and, where wanted, `{choices}` and `{context}`. Of sources that "
+        "are too long the beginning is read, so the context comes late.",
+    )
+    normalization: Literal["none", "tokens", "bytes"] = Field(
+        "none",
+        description="What the log-probability of a choice is divided by: nothing, its number of tokens, or its bytes "
+        "of UTF-8.",
+    )
+    fixed_choices: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="What every question is answered by, where rows have no field `choices`; `answers` says which."
+    )
+
+
 class TaskDomainSection(DomainSection):
     """One domain of a task: a language pair, a kind of document."""
 
@@ -102,7 +124,7 @@ class TaskDataSection(Section):
 class EncoderDecoderSection(Section):
     """The shape of every expert and of the dense model: an encoder and a decoder (Marian's)."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering")
+    tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering", "multiple_choice")
     """Tasks that such models can do."""
 
     unused: ClassVar[tuple[str, ...]] = ()
@@ -135,6 +157,7 @@ _WRITING = (
     "data.max_source_tokens",
     "data.max_target_tokens",
     "decoding",
+    "seed.label_smoothing",
     "experts.training.label_smoothing",
     "router.width",
     "router.training.label_smoothing",
@@ -148,7 +171,7 @@ class SentenceScorerSection(Section):
     """Every expert and the dense model score the sentences of a document, and summaries are made of the best."""
 
     tasks: ClassVar[tuple[str, ...]] = ("summarization",)
-    unused: ClassVar[tuple[str, ...]] = (*_WRITING, "data.vocab_size")
+    unused: ClassVar[tuple[str, ...]] = (*_WRITING, "data.vocab_size", "seed")
 
     type: Literal["sentence_scorer"]
     features: Annotated[tuple[Literal["cues", "words"], ...], Field(min_length=1, strict=False)] = Field(
@@ -276,16 +299,22 @@ class TaskArenaSection(Section):
 
 
 class TaskRecipe(Section):
-    """The road of a task: data, experts, dense, router, joint, answers, arena."""
+    """The road of a task: data, seed, experts, dense, router, joint, answers, arena."""
 
     random_seed: Count = Field(0, description="Makes every random choice.")
     task: Annotated[
-        TranslationSection | SummarizationSection | QuestionAnsweringSection, Field(discriminator="type")
+        TranslationSection | SummarizationSection | QuestionAnsweringSection | MultipleChoiceSection,
+        Field(discriminator="type"),
     ] = Field(description="What models do.")
     data: TaskDataSection = Field(description="The rows.")
     model: ModelSection = Field(
         default_factory=EncoderDecoderSection,
         description="What every model is; without `type`, an `encoder_decoder`.",
+    )
+    seed: TaskTrainingSection = Field(
+        default_factory=lambda: TaskTrainingSection(num_steps=0),
+        description="Training of one model on all domains, at which the experts and the dense model then start; none "
+        "if not given.",
     )
     experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")
     router: TaskRouterSection = Field(default_factory=TaskRouterSection, description="Who answers to which source.")

@@ -116,22 +116,26 @@ class TaskWork(StageWork[TaskRecipe]):
 
     # training
 
+    def train_seed(self, output: Path) -> None:
+        """Train the model on all domains at which the experts and the dense model start."""
+        domains, random_seed = range(len(self.recipe.domain_names)), self.recipe.random_seed
+        self._save(self.kind.train(domains, self.recipe.seed, random_seed, self._fit(output, "seed")), output)
+
     def train_expert(self, index: int, member: int, output: Path) -> None:
         """Train a model of one domain; further members of the same domain differ by their seed alone."""
         seed = self.recipe.random_seed + member
         title = f"{self.recipe.domain_names[index]}-{member + 1}"
-        self._train_new([index], self.recipe.experts.training, title, seed, output)
+        self._train([index], self.recipe.experts.training, title, seed, output)
 
     def train_dense(self, output: Path) -> None:
         """Train one model on all domains, with as many pairs as experts and joint training together."""
         section = self.recipe.experts.training.model_copy(update={"num_steps": dense_steps(self.recipe)})
         domains = range(len(self.recipe.domain_names))
-        self._train_new(domains, section, "dense", self.recipe.random_seed, output)
+        self._train(domains, section, "dense", self.recipe.random_seed, output)
 
-    def _train_new(
-        self, domains: Sequence[int], section: TaskTrainingSection, title: str, seed: int, output: Path
-    ) -> None:
-        self._save(self.kind.train(domains, section, seed, self._fit(output, title)), output)
+    def _train(self, domains: Sequence[int], section: TaskTrainingSection, title: str, seed: int, output: Path) -> None:
+        start = self.load_answerer("seed") if self.has_seed else None
+        self._save(self.kind.train(domains, section, seed, self._fit(output, title), start), output)
 
     def train_router(self, output: Path) -> None:
         """Train the router on the sources of all domains; the experts stay as they are."""
@@ -176,19 +180,19 @@ class TaskWork(StageWork[TaskRecipe]):
     def systems(self) -> list[System]:
         """Everything that answers, in the order of the table."""
         names = self.recipe.domain_names
-        tokens = self._expert_pairs()
+        pairs = self._pairs_of_experts
         found = [
             System(
                 f"expert {name}",
                 "expert",
                 self.expert_stages[index : index + 1],
                 partial(self.kind.load, place),
-                tokens,
+                pairs(1),
                 names,
             )
             for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
         ]
-        everything = tokens * len(names)
+        everything = pairs(len(names))
         found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
         found.append(System(AVERAGE, "ensemble", self.expert_stages, self._average, everything, names))
         found.append(System(ROUTED, "mixture", ("router",), self._stage("router"), everything, names))
@@ -198,14 +202,15 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def _members_and_ensembles(self) -> list[System]:
         """Further members of each domain, and the ensemble of all its members; each is asked about its own domain."""
-        count, pairs = self.recipe.experts.num_members, self._expert_pairs()
+        count, pairs = self.recipe.experts.num_members, self._pairs_of_experts
         found = []
         for index, name in enumerate(self.recipe.domain_names if count > 1 else ()):
             stages = self.member_stages(index)
-            for member, stage in enumerate(stages[1:], start=2):
-                found.append(System(member_name(member, name), "expert", (stage,), self._stage(stage), pairs, (name,)))
+            for number, stage in enumerate(stages[1:], start=2):
+                member, build = member_name(number, name), self._stage(stage)
+                found.append(System(member, "expert", (stage,), build, pairs(1), (name,)))
             build = partial(self._ensemble, index)
-            found.append(System(ensemble_name(count, name), "ensemble", stages, build, count * pairs, (name,)))
+            found.append(System(ensemble_name(count, name), "ensemble", stages, build, pairs(count), (name,)))
         return found
 
     def _stage(self, stage: str) -> Callable[[], Answerer]:
@@ -218,13 +223,19 @@ class TaskWork(StageWork[TaskRecipe]):
         members = {stage: self.load_answerer(stage) for stage in self.member_stages(index)}
         return self.kind.average(members, [index])
 
-    def _expert_pairs(self) -> int:
-        """Pairs that an expert was trained on; 0 where it came from elsewhere."""
+    def _pairs_of_experts(self, count: int) -> int:
+        """Pairs that so many experts were trained on, with their seed; 0 where they came from elsewhere."""
+        if self.recipe.experts.checkpoints:
+            return 0
         section = self.recipe.experts.training
-        return 0 if self.recipe.experts.checkpoints else section.num_steps * section.batch_size
+        return self._seed_pairs + count * section.num_steps * section.batch_size
 
     def _joint_pairs(self) -> int:
-        return dense_steps(self.recipe) * self.recipe.experts.training.batch_size
+        return self._seed_pairs + dense_steps(self.recipe) * self.recipe.experts.training.batch_size
+
+    @property
+    def _seed_pairs(self) -> int:
+        return self.recipe.seed.num_steps * self.recipe.seed.batch_size
 
     # measuring and handing over
 
@@ -339,6 +350,11 @@ class TaskWork(StageWork[TaskRecipe]):
         )
 
     # what stages know of the whole
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether experts and the dense model start at a model that was trained before them."""
+        return self.recipe.seed.num_steps > 0
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -104,10 +104,17 @@ class WritingKind(ModelKind):
         texts = (text for domain in domains for pair in domain.train for text in (pair.source, pair.target))
         return train_pair_tokenizer(texts, self.recipe.data.vocab_size, tags=task.tags)
 
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
         """See :meth:`ModelKind.train`."""
         torch.manual_seed(seed)
-        network = self.new_network(self.tokenizer, len(self.tokenizer))
+        network: Any = self.new_network(self.tokenizer, len(self.tokenizer)) if start is None else start.network
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
         fit(network, sampler, SequenceToSequence(section.label_smoothing), _options(section, sampler, seed))
