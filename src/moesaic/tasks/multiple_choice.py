@@ -141,7 +141,7 @@ class MultipleChoice(GenerativeTask):
         return {self.metrics[0]: likeliest} | means
 
     def _read(self, row: Mapping[str, Any], place: str) -> Question:
-        return _with_choices(read_question({"answers": []} | row, place, fixed_choices=self.fixed_choices), row, place)
+        return _with_choices(read_question({"answers": [], **row}, place, fixed_choices=self.fixed_choices), row, place)
 
     def _ask(self, row: Mapping[str, Any], place: str) -> Question:
         fixed = {"choices": list(self.fixed_choices), "answer_index": 0} if self.fixed_choices else {}
