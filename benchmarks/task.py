@@ -2,10 +2,11 @@
 
     python -m benchmarks.task recipes/translation.yaml
     python -m benchmarks.task recipes/translation.yaml --expert en-de
+    python -m benchmarks.task recipes/question-answering.yaml --name pretrained --set model.encoder=FOLDER
 
 Does what ``moesaic run`` does, and a run that is finished is only read. One record a metric, one of the costs and one
 of the router; all figures with their intervals are beside them as CSV. With ``--expert``, one domain's expert is
-trained and nothing else, and measured on its own domain.
+trained and nothing else, and measured on its own domain. ``--name`` keeps the records of a changed recipe apart.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="A recipe that names a task.")
     parser.add_argument("--run", type=Path, help="The run's folder; runs/NAME-OF-RECIPE if not given.")
+    parser.add_argument("--name", help="Goes into the names of the records and of the run, after the recipe's.")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="Change one value of the recipe.")
     parser.add_argument("--expert", metavar="DOMAIN", help="Measure this domain's expert alone.")
     arguments = parser.parse_args()
-    place = arguments.run or Path("runs") / arguments.recipe.stem
+    stem = "-".join(filter(None, (arguments.recipe.stem, arguments.name)))
+    place, name = arguments.run or Path("runs") / stem, _slug(stem)
     command = f"task {arguments.recipe.as_posix()}"
+    command += f" --name {arguments.name}" if arguments.name else ""
     command += "".join(f" --set {setting}" for setting in arguments.settings)
     if arguments.expert is None:
-        save_table(arguments.recipe, arguments.settings, place, command)
+        save_table(arguments.recipe, arguments.settings, place, name, command)
     else:
-        save_expert(arguments.recipe, arguments.settings, place, arguments.expert, command)
+        save_expert(arguments.recipe, arguments.settings, place, arguments.expert, name, command)
 
 
-def save_table(recipe: Path, settings: list[str], place: Path, command: str) -> None:
+def save_table(recipe: Path, settings: list[str], place: Path, record: str, command: str) -> None:
     table = run(recipe, settings=settings, folder=place).task_table
     grid = table.grid()
     facts: dict[str, Any] = {
@@ -56,16 +60,16 @@ def save_table(recipe: Path, settings: list[str], place: Path, command: str) -> 
         headings = [column.heading for column in section.columns]
         rows = [dict(zip(headings, row, strict=True)) for row in cells]
         rows = [{NAME: name} | row for name, row in zip(grid.names, rows, strict=True)]
-        save(f"{recipe.stem}_{_slug(section.title)}", rows, **facts)
+        save(f"{record}_{_slug(section.title)}", rows, **facts)
     router = [
         {"sources of": domain} | {name: f"{table.confusion[domain][name]:.1%}" for name in table.domains}
         for domain in table.domains
     ]
-    save(f"{recipe.stem}_router", router, **facts)
-    (RESULTS / f"{recipe.stem}.csv").write_text(table.to_csv(), encoding="utf-8")
+    save(f"{record}_router", router, **facts)
+    (RESULTS / f"{record}.csv").write_text(table.to_csv(), encoding="utf-8")
 
 
-def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, command: str) -> None:
+def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, record: str, command: str) -> None:
     name = f"expert {domain}"
     run(recipe, settings=settings, folder=place, until=f"answers: {name}")
     work = TaskWork(load_recipe(recipe, settings), RunFolder(place), Console(quiet=True))
@@ -76,7 +80,7 @@ def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, com
         {"metric": metric, "value": f"{found.value:.2f}", "95% interval": f"{found.low:.2f} to {found.high:.2f}"}
         for metric, found in measured.items()
     ]
-    save(f"{recipe.stem}_expert_{_slug(domain)}", rows, command=f"{command} --expert {domain}", title=name)
+    save(f"{record}_expert_{_slug(domain)}", rows, command=f"{command} --expert {domain}", title=name)
 
 
 def _slug(title: str) -> str:

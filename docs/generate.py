@@ -46,9 +46,10 @@ This page is generated from `src/moesaic/recipe/schema.py` by `make docs`.
 _TASK_RECIPES_HEAD = """\
 # Recipes of a task: every key
 
-A recipe that has the key `task`, or `tasks`, goes another road than the one of language models: `data`, `experts`,
-`dense`, `router`, `joint`, the answers of every system, and the table. One of these keys and `data` are needed;
-everything else has a default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here too.
+A recipe that has the key `task`, or `tasks`, goes another road than the one of language models: `data`, `seed`,
+`experts`, `dense`, `router`, `joint`, the answers of every system, and the table. One of these keys and `data` are
+needed; everything else has a default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here
+too.
 
 This page is generated from `src/moesaic/recipe/task_schema.py` by `make docs`.
 """

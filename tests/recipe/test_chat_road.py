@@ -138,7 +138,7 @@ def test_other_tasks_read_their_source_in_a_chat_template(finished, recipe, tmp_
         moesaic.run(tmp_path / "translate.yaml", settings=off, folder=tmp_path / "off", quiet=True)
     off += ["task.system=''"]
     moesaic.run(tmp_path / "translate.yaml", settings=off, folder=tmp_path / "off", until="data")
-    assert "sources are read as plain text: task.chat_template is false" in capsys.readouterr().out
+    assert "sources are read as plain text: it is switched off" in capsys.readouterr().out
     assert not AutoTokenizer.from_pretrained(tmp_path / "off/stages/data/tokenizer").chat_template
 
 

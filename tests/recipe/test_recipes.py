@@ -49,6 +49,8 @@ QUICK_KIND = {
         "data.max_target_tokens=8",
         "model.hidden_size=16",
         "model.num_layers=1",
+        "joint.num_steps=2",
+        "joint.batch_size=4",
     ],
     "sentence_scorer": [],
     "span_reader": [
@@ -56,6 +58,8 @@ QUICK_KIND = {
         "model.hidden_size=16",
         "model.num_hidden_layers=1",
         "data.test_fraction=0.4",
+        *(f"{stage}.num_steps=2" for stage in ("seed", "joint")),
+        *(f"{stage}.batch_size=4" for stage in ("seed", "joint")),
     ],
 }
 ROWS = 20

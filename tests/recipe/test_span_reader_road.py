@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 import moesaic
 from moesaic.errors import CheckpointError, DataError, IncompatibleMembersError, RecipeError
 from moesaic.recipe import load_recipe
+from moesaic.recipe.task_work import DENSE
 from moesaic.testing import save_tiny_checkpoint
 
 NAMES = ("ann", "ben", "cid", "dan", "eve", "fay", "gus", "hal")
@@ -104,7 +105,7 @@ def test_the_exported_model_answers_and_says_who_did(finished):
         moesaic.generate(finished.folder, "who danced ?")
 
 
-def test_models_start_from_an_encoder(finished, recipe, tmp_path):
+def test_models_start_from_an_encoder_and_from_a_seed(finished, recipe, tmp_path):
     trained = finished.folder / "stages" / "dense" / "model"
     encoder = tmp_path / "encoder"
     encoder.mkdir()
@@ -115,16 +116,27 @@ def test_models_start_from_an_encoder(finished, recipe, tmp_path):
     del values["data"]["vocab_size"]
     for stage in (values["experts"]["training"], values["router"]["training"], values["joint"]):
         stage["num_steps"] = 1
+    values["seed"] = STAGE | {"num_steps": 2}
     write_rows(tmp_path)
     (tmp_path / "qa.yaml").write_text(json.dumps(values))
     result = moesaic.run(tmp_path / "qa.yaml", folder=tmp_path / "run", quiet=True)
-    assert result.task_table.row("expert song").cells["song"]["F1"].value > 80
+    table = result.task_table
+    assert table.row("expert song").cells["song"]["F1"].value > 80
+    # Two steps of the seed, and one of each of the two experts; the dense model has the joint step, too.
+    assert [table.row(name).training_pairs for name in ("expert song", "average of the experts", DENSE)] == [48, 64, 80]
+    assert (result.folder / "stages" / "seed" / "model" / "reader").is_dir()
     message = (
         "qa.yaml, model.hidden_size: this says nothing to the models of this recipe, of the type 'span_reader'. Leave "
         "it out."
     )
     with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
         load_recipe(tmp_path / "qa.yaml", ["model.hidden_size=8"])
+    message = (
+        "qa.yaml, seed: the experts are checkpoints, so none of them would start at the seed. Leave out seed or "
+        "experts.checkpoints."
+    )
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
+        load_recipe(tmp_path / "qa.yaml", [f"experts.checkpoints.{domain}={trained}" for domain in DOMAINS])
 
 
 def test_what_a_recipe_needs_is_said_before_any_work(recipe):
@@ -140,6 +152,9 @@ def test_questions_whose_answers_are_not_in_their_texts_are_refused_where_there_
     ]
     (tmp_path / "song.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "qa.yaml").write_text(recipe.read_text())
+    plan = moesaic.check(tmp_path / "qa.yaml")
+    assert plan.problems == ()
+    assert "note: data.domains, song, first rows of source: 30 questions; the answers to 30 are not in" in str(plan)
     with pytest.raises(DataError) as error:
         moesaic.run(tmp_path / "qa.yaml", folder=tmp_path / "run", until="expert-song", quiet=True)
     assert re.fullmatch(

@@ -204,7 +204,7 @@ def test_a_source_without_rows_is_refused(recipe, tmp_path):
             "task.type=translaton",
             "toy.yaml, task: {'type': 'translaton'} (a mapping) does not fit: input tag 'translaton' found using "
             "'type' does not match any of the expected tags: 'translation', 'summarization', "
-            "'question_answering', 'chat'.",
+            "'question_answering', 'multiple_choice', 'chat'.",
         ),
         (
             "task.template=to {langage}",

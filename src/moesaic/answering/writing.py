@@ -29,6 +29,7 @@ from moesaic.members import (
     named_backbone,
     read_checkpoint,
     save_adapter,
+    score_targets,
     write_from_tokens,
 )
 from moesaic.mixture import Mixture
@@ -38,7 +39,7 @@ from moesaic.tasks import encode_prompts, end_of_turn, tokenize_chats
 
 @dataclass(frozen=True)
 class WritingAnswerer(Answerer):
-    """Writes its answers.
+    """Writes its answers; to a question that comes with choices, it gives the likeliest of them.
 
     Attributes:
         network: An encoder-decoder model or a causal one, or a mixture of either.
@@ -56,14 +57,7 @@ class WritingAnswerer(Answerer):
         """See :meth:`Answerer.answer`; of sources that are too long, the beginning is read, or the latest turns."""
         network: Any = self.network
         sources = self._encode(pairs)
-        texts = write_from_tokens(
-            network,
-            self.tokenizer,
-            sources,
-            self.decoding,
-            end_tokens=self.end_tokens if self.chats else None,
-            first_tokens=first_target_tokens(pairs, self.tokenizer),
-        )
+        texts = self._choose(pairs) if pairs and "choices" in pairs[0].details else self._write(pairs, sources)
         if not self.chooses_one:
             return [Answered(text) for text in texts]
         return [
@@ -129,6 +123,30 @@ class WritingAnswerer(Answerer):
         source_ids, mask = pad([torch.tensor(tokens) for tokens in sources], self.tokenizer.pad_token_id)
         weights: Tensor = network.combiner.route_source(source_ids, mask.bool()).weights
         return weights
+
+    def _write(self, pairs: Sequence[Pair], sources: Sequence[list[int]]) -> list[str]:
+        return write_from_tokens(
+            self.network,
+            self.tokenizer,
+            sources,
+            self.decoding,
+            end_tokens=self.end_tokens if self.chats else None,
+            first_tokens=first_target_tokens(pairs, self.tokenizer),
+        )
+
+    def _choose(self, pairs: Sequence[Pair]) -> list[str]:
+        choices = [pair.details["choices"] for pair in pairs]
+        scores = score_targets(
+            self.network,
+            self.tokenizer,
+            [pair.source for pair in pairs],
+            choices,
+            max_source_tokens=self.tokenizer.model_max_length,
+            max_target_tokens=self.decoding.max_new_tokens,
+            normalization=pairs[0].details["normalization"],
+            batch_size=self.decoding.batch_size,
+        )
+        return [given[place] for given, place in zip(choices, scores.argmax(dim=1).tolist(), strict=True)]
 
     @property
     def chooses_one(self) -> bool:

@@ -58,6 +58,7 @@ from moesaic.members.stacked import (
     choose_execution,
     join_members,
 )
+from moesaic.members.target_scores import score_targets
 from moesaic.members.text_classifiers import ARCHITECTURES, TextClassifier, make_text_classifier
 from moesaic.members.text_encoding import NgramEncoder, TextEncoder, WordEncoder
 from moesaic.members.tokenizers import load_tokenizer
@@ -134,6 +135,7 @@ __all__ = [
     "score_candidates",
     "score_choices",
     "score_documents",
+    "score_targets",
     "sentence_cues",
     "sentence_mask",
     "share_backbones",

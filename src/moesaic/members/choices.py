@@ -58,7 +58,7 @@ def score_choices(
     Reference: Brown et al. (2020), section 2.4, https://arxiv.org/abs/2005.14165; Gao et al., lm-evaluation-harness,
     whose ``acc_norm`` divides by characters
     """
-    _check(prompts, choices, normalization)
+    check_choices(prompts, choices, normalization)
     candidates = [[_candidate(separator + choice) for choice in given] for given in choices]
     log_probabilities = score_candidates(member, prompts, candidates, batch_size=batch_size)
     scores = torch.full((len(prompts), max(map(len, choices), default=0)), -torch.inf)
@@ -72,7 +72,8 @@ def score_choices(
     return scores
 
 
-def _check(prompts: Sequence[str], choices: Sequence[Sequence[str]], normalization: str) -> None:
+def check_choices(prompts: Sequence[str], choices: Sequence[Sequence[str]], normalization: str) -> None:
+    """Refuse an unknown normalization, and prompts without choices; see :func:`score_choices`."""
     if normalization not in get_args(ChoiceNormalization):
         raise ValueError(
             f"normalization must be one of {', '.join(get_args(ChoiceNormalization))}, got {normalization!r}."

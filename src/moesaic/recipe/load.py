@@ -20,7 +20,7 @@ from moesaic.recipe.build import build_router_choice
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_build import build_task
 from moesaic.recipe.task_checkpoints import check_checkpoints
-from moesaic.recipe.task_schema import EncoderDecoderSection, TaskRecipe
+from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, MultipleChoiceSection, TaskRecipe
 from moesaic.tasks import GENERATIVE_TASKS, ONLY
 
 _Recipe = TypeVar("_Recipe", bound=Section, covariant=True)
@@ -77,6 +77,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_tasks(recipe, path.name)
         _check_model(recipe, path.name)
         check_checkpoints(recipe, path.name)
+        _check_seed(recipe, path.name)
         _check_metrics(recipe, path.name)
         _check_decoding(recipe, path.name)
     if settings:
@@ -224,6 +225,22 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
             raise RecipeError(
                 f"{where}, {key}: this says nothing to the models of this recipe, of the type {word!r}. Leave it out."
             )
+    for key in recipe.task.unused if isinstance(recipe.task, MultipleChoiceSection) else ():
+        if _is_given(recipe, key.split(".")):
+            raise RecipeError(f"{where}, {key}: this says nothing to the task {recipe.task.type}. Leave it out.")
+
+
+def _check_seed(recipe: TaskRecipe, where: str) -> None:
+    if recipe.seed.num_steps and recipe.experts.checkpoints:
+        raise RecipeError(
+            f"{where}, seed: the experts are checkpoints, so none of them would start at the seed. Leave out seed or "
+            "experts.checkpoints."
+        )
+    if recipe.seed.num_steps and isinstance(recipe.model, CheckpointSection) and recipe.model.names:
+        raise RecipeError(
+            f"{where}, seed: some experts start from checkpoints of their own, model.names, and not at the seed. Leave "
+            "out seed or model.names."
+        )
 
 
 def _check_metrics(recipe: TaskRecipe, where: str) -> None:

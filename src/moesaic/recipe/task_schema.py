@@ -122,8 +122,34 @@ class ChatSection(Section):
     chat_template: ChatTemplate = True
 
 
+class MultipleChoiceSection(Section):
+    """Questions that come with choices, of which models take the likeliest; an expert a domain."""
+
+    unused: ClassVar[tuple[str, ...]] = ("decoding.num_beams", "decoding.length_penalty")
+    """Keys of a recipe that say nothing to this task."""
+
+    chat_template: ClassVar[bool] = False
+    """Choices are scored as plain text goes on."""
+
+    type: Literal["multiple_choice"]
+    template: str = Field(
+        "Question: {question}\n{choices}\n{context}\nAnswer:",
+        description="What models read: `{question}` and, where wanted, `{choices}` and `{context}`. Of sources that "
+        "are too long the beginning is read, so the context comes late.",
+    )
+    normalization: Literal["none", "tokens", "bytes"] = Field(
+        "none",
+        description="What the log-probability of a choice is divided by: nothing, its number of tokens, or its bytes "
+        "of UTF-8.",
+    )
+    fixed_choices: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="What every question is answered by, where rows have no field `choices`; `answers` says which."
+    )
+
+
 TaskSection = Annotated[
-    TranslationSection | SummarizationSection | QuestionAnsweringSection | ChatSection, Field(discriminator="type")
+    TranslationSection | SummarizationSection | QuestionAnsweringSection | MultipleChoiceSection | ChatSection,
+    Field(discriminator="type"),
 ]
 """What a task may be."""
 
@@ -179,7 +205,7 @@ class TaskDataSection(Section):
 class EncoderDecoderSection(Section):
     """The shape of every expert and of the dense model: an encoder and a decoder (Marian's)."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering")
+    tasks: ClassVar[tuple[str, ...]] = ("translation", "summarization", "question_answering", "multiple_choice")
     """Tasks that such models can do."""
 
     unused: ClassVar[tuple[str, ...]] = ("task.system", "task.chat_template")
@@ -252,6 +278,7 @@ _WRITING = (
     "data.max_source_tokens",
     "data.max_target_tokens",
     "decoding",
+    "seed.label_smoothing",
     "experts.training.label_smoothing",
     "router.width",
     "router.per_task",
@@ -266,7 +293,7 @@ class SentenceScorerSection(Section):
     """Every expert and the dense model score the sentences of a document, and summaries are made of the best."""
 
     tasks: ClassVar[tuple[str, ...]] = ("summarization",)
-    unused: ClassVar[tuple[str, ...]] = (*_WRITING, "data.vocab_size")
+    unused: ClassVar[tuple[str, ...]] = (*_WRITING, "data.vocab_size", "seed")
 
     type: Literal["sentence_scorer"]
     features: Annotated[tuple[Literal["cues", "words"], ...], Field(min_length=1, strict=False)] = Field(
@@ -427,7 +454,7 @@ class TaskArenaSection(Section):
 
 
 class TaskRecipe(Section):
-    """The road of a task: data, experts, dense, router, joint, answers, arena."""
+    """The road of a task: data, seed, experts, dense, router, joint, answers, arena."""
 
     random_seed: Count = Field(0, description="Makes every random choice.")
     task: TaskSection | None = Field(None, description="What models do; for all domains the same.")
@@ -440,6 +467,11 @@ class TaskRecipe(Section):
     model: ModelSection = Field(
         default_factory=EncoderDecoderSection,
         description="What every model is; without `type`, an `encoder_decoder`.",
+    )
+    seed: TaskTrainingSection = Field(
+        default_factory=lambda: TaskTrainingSection(num_steps=0),
+        description="Training of one model on all domains, at which the experts and the dense model then start; none "
+        "if not given.",
     )
     experts: TaskExpertsSection = Field(default_factory=TaskExpertsSection, description="One expert a domain.")
     balance: BalanceSection = Field(

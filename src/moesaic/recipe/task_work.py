@@ -125,28 +125,32 @@ class TaskWork(StageWork[TaskRecipe]):
 
     # training
 
+    def train_seed(self, output: Path) -> None:
+        """Train the model on all domains at which the experts and the dense model start."""
+        domains, random_seed = range(len(self.recipe.domain_names)), self.recipe.random_seed
+        self._save(self.kind.train(domains, self.recipe.seed, random_seed, self._fit(output, "seed")), output)
+
     def train_expert(self, index: int, member: int, output: Path) -> None:
         """Train a model of one domain; further members of the same domain differ by their seed alone."""
         seed = self.recipe.random_seed + member
         title = f"{self.recipe.domain_names[index]}-{member + 1}"
-        self._train_new([index], self.recipe.experts.training, title, seed, output)
+        self._train([index], self.recipe.experts.training, title, seed, output)
 
     def train_task_dense(self, task: str, output: Path) -> None:
         """Train one model on all domains of a task, with as many pairs as their experts together."""
         section = self.recipe.experts.training.model_copy(update={"num_steps": task_dense_steps(self.recipe, task)})
         domains = [self.recipe.domain_names.index(name) for name in self.recipe.shared_tasks[task]]
-        self._train_new(domains, section, task_dense_stage(task), self.recipe.random_seed, output)
+        self._train(domains, section, task_dense_stage(task), self.recipe.random_seed, output)
 
     def train_dense(self, output: Path) -> None:
         """Train one model on all domains, with as many pairs as experts and joint training together."""
         section = self.recipe.experts.training.model_copy(update={"num_steps": dense_steps(self.recipe)})
         domains = range(len(self.recipe.domain_names))
-        self._train_new(domains, section, "dense", self.recipe.random_seed, output)
+        self._train(domains, section, "dense", self.recipe.random_seed, output)
 
-    def _train_new(
-        self, domains: Sequence[int], section: TaskTrainingSection, title: str, seed: int, output: Path
-    ) -> None:
-        self._save(self.kind.train(domains, section, seed, self._fit(output, title)), output)
+    def _train(self, domains: Sequence[int], section: TaskTrainingSection, title: str, seed: int, output: Path) -> None:
+        start = self.load_answerer("seed") if self.has_seed else None
+        self._save(self.kind.train(domains, section, seed, self._fit(output, title), start), output)
 
     def train_router(self, output: Path) -> None:
         """Train the router on the sources of all domains; the experts stay as they are."""
@@ -191,22 +195,23 @@ class TaskWork(StageWork[TaskRecipe]):
     def systems(self) -> list[System]:
         """Everything that answers, in the order of the table."""
         names = self.recipe.domain_names
-        tokens = self._expert_pairs()
+        pairs = self._pairs_of_experts
         found = [
             System(
                 f"expert {name}",
                 "expert",
                 self.expert_stages[index : index + 1],
                 partial(self.kind.load, place),
-                tokens,
+                pairs(1),
                 names,
             )
             for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
         ]
-        everything = tokens * len(names)
+        everything = pairs(len(names))
         for task, domains in self.recipe.shared_tasks.items():
-            stage, pairs = task_dense_stage(task), tokens * len(domains)
-            found.append(System(task_dense_name(task), "reference", (stage,), self._stage(stage), pairs, domains))
+            stage = task_dense_stage(task)
+            build, its_pairs = self._stage(stage), pairs(len(domains))
+            found.append(System(task_dense_name(task), "reference", (stage,), build, its_pairs, domains))
         if self.recipe.has_dense:
             found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
         if self.kind.can_average:
@@ -218,15 +223,16 @@ class TaskWork(StageWork[TaskRecipe]):
 
     def _members_and_ensembles(self) -> list[System]:
         """Further members of each domain, and the ensemble of all its members; each is asked about its own domain."""
-        count, pairs = self.recipe.experts.num_members, self._expert_pairs()
+        count, pairs = self.recipe.experts.num_members, self._pairs_of_experts
         found = []
         for index, name in enumerate(self.recipe.domain_names if count > 1 else ()):
             stages = self.member_stages(index)
-            for member, stage in enumerate(stages[1:], start=2):
-                found.append(System(member_name(member, name), "expert", (stage,), self._stage(stage), pairs, (name,)))
+            for number, stage in enumerate(stages[1:], start=2):
+                member, build = member_name(number, name), self._stage(stage)
+                found.append(System(member, "expert", (stage,), build, pairs(1), (name,)))
             if self.kind.can_average:
                 build = partial(self._ensemble, index)
-                found.append(System(ensemble_name(count, name), "ensemble", stages, build, count * pairs, (name,)))
+                found.append(System(ensemble_name(count, name), "ensemble", stages, build, pairs(count), (name,)))
         return found
 
     def _stage(self, stage: str) -> Callable[[], Answerer]:
@@ -240,13 +246,19 @@ class TaskWork(StageWork[TaskRecipe]):
         members = self.kind.load_all({stage: self.folder.stage_folder(stage) / "model" for stage in stages})
         return self.kind.average(members, [index])
 
-    def _expert_pairs(self) -> int:
-        """Pairs that an expert was trained on; 0 where it came from elsewhere."""
+    def _pairs_of_experts(self, count: int) -> int:
+        """Pairs that so many experts were trained on, with their seed; 0 where they came from elsewhere."""
+        if self.recipe.given_experts:
+            return 0
         section = self.recipe.experts.training
-        return 0 if self.recipe.given_experts else section.num_steps * section.batch_size
+        return self._seed_pairs + count * section.num_steps * section.batch_size
 
     def _joint_pairs(self) -> int:
-        return dense_steps(self.recipe) * self.recipe.experts.training.batch_size
+        return self._seed_pairs + dense_steps(self.recipe) * self.recipe.experts.training.batch_size
+
+    @property
+    def _seed_pairs(self) -> int:
+        return self.recipe.seed.num_steps * self.recipe.seed.batch_size
 
     # measuring and handing over
 
@@ -350,7 +362,9 @@ class TaskWork(StageWork[TaskRecipe]):
             for system in systems
         ]
         experts = rows[: len(self.recipe.domain_names)]
-        rows.insert(len(experts), oracle_task_row(experts, self.recipe.domain_names, ORACLE))
+        oracle = oracle_task_row(experts, self.recipe.domain_names, ORACLE)
+        # They share the seed, which counts once.
+        rows.insert(len(experts), replace(oracle, training_pairs=self._pairs_of_experts(len(experts))))
         # What needs no model stands before everything else.
         for name in reversed([name for name in cells if name not in answered]):
             rows.insert(0, TaskRow(name, "reference", cells[name], 0, 0, 0, {}))
@@ -380,6 +394,11 @@ class TaskWork(StageWork[TaskRecipe]):
         (output / "README.md").write_text(card, encoding="utf-8")
 
     # what stages know of the whole
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether experts and the dense model start at a model that was trained before them."""
+        return self.recipe.seed.num_steps > 0
 
     def member_stages(self, index: int) -> tuple[str, ...]:
         """The stages that train the models of a domain; none where checkpoints are given."""

@@ -24,6 +24,7 @@ from moesaic.tasks.generative import (
 )
 from moesaic.tasks.language_modeling import next_token_loss, next_token_nats
 from moesaic.tasks.linear_cross_entropy import linear_cross_entropy
+from moesaic.tasks.multiple_choice import MultipleChoice
 from moesaic.tasks.question_answering import QuestionAnswering, question_of
 from moesaic.tasks.questions import Question, QuestionCounts, count_questions, read_question, read_questions
 from moesaic.tasks.rouge import Rouge, mean_rouge, rouge
@@ -51,6 +52,7 @@ __all__ = [
     "GenerativeTask",
     "Measured",
     "Message",
+    "MultipleChoice",
     "Question",
     "QuestionAnswering",
     "QuestionCounts",

@@ -12,7 +12,7 @@ import numpy as np
 from moesaic.data import Pair
 from moesaic.errors import DataError
 from moesaic.tasks.generative import Answers, GenerativeTask, Measured, check_answers, compare_means
-from moesaic.tasks.questions import Question, read_question
+from moesaic.tasks.questions import Question, read_question, read_unanswered
 from moesaic.tasks.squad import answer_f1, exact_match
 
 _SLOTS = ("question", "context", "choices")
@@ -66,7 +66,7 @@ class QuestionAnswering(GenerativeTask):
 
     def source(self, row: Mapping[str, Any], place: str) -> str:
         """See :meth:`GenerativeTask.source`; rows are those of :func:`read_question`, and need no answers."""
-        return self.prompt(_unanswered(row, place))
+        return self.prompt(read_unanswered(row, place))
 
     def references(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         """See :meth:`GenerativeTask.references`."""
@@ -77,7 +77,7 @@ class QuestionAnswering(GenerativeTask):
 
     def ask(self, row: Mapping[str, Any], place: str) -> Pair:
         """See :meth:`GenerativeTask.ask`; question and context go with it, for what is taken from the context."""
-        question = _unanswered(row, place)
+        question = read_unanswered(row, place)
         return replace(super().ask(row, place), text=question.context, details={"question": question.question})
 
     def pair(self, row: Mapping[str, Any], place: str) -> Pair:
@@ -126,9 +126,3 @@ def question_of(pair: Pair) -> Question:
     """
     spans = tuple((start, end) for start, end in pair.details.get("spans", ()))
     return Question(pair.details["question"], pair.text, pair.references, spans)
-
-
-def _unanswered(row: Mapping[str, Any], place: str) -> Question:
-    """What is asked, of a row that may lack what is right."""
-    asked = {name: value for name, value in row.items() if name != "answer_start"}
-    return read_question({"answer_index": 0} | asked | {"answers": []}, place)

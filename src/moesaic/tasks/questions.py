@@ -88,8 +88,9 @@ def read_question(row: Mapping[str, Any], place: str, *, fixed_choices: Sequence
     """Read a row with the fields ``question`` and ``answers``.
 
     It may have ``context``, ``domain``, ``answer_start`` (where each answer begins in the context, in characters), and
-    ``choices`` with ``answer_index``. An answer that does not stand where the row says is looked for nearest to that
-    place. Where the choices are always the same, they are given here, and the first answer says which is right.
+    ``choices`` with ``answer_index``, or with the right choice as the first answer. An answer that does not stand where
+    the row says is looked for nearest to that place. Where the choices are always the same, they are given here, and
+    the first answer says which is right.
 
     Args:
         row: The row's fields.
@@ -113,6 +114,12 @@ def read_question(row: Mapping[str, Any], place: str, *, fixed_choices: Sequence
     spans = _find_answers(context, answers, _starts(row, len(answers), place))
     choices, answer_index = _read_choices(row, answers, fixed_choices, place)
     return Question(field(row, "question", place), context, answers, spans, choices, answer_index, domain)
+
+
+def read_unanswered(row: Mapping[str, Any], place: str) -> Question:
+    """Read what is asked, of a row that may lack what is right; see :func:`read_question`."""
+    asked = {name: value for name, value in row.items() if name != "answer_start"}
+    return read_question({"answer_index": 0} | asked | {"answers": []}, place)
 
 
 def _texts(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
@@ -162,6 +169,8 @@ def _read_choices(
         return (), None
     choices = _texts(row, "choices", place)
     index = row.get("answer_index")
+    if index is None and answers and answers[0] in choices:
+        index = choices.index(answers[0])
     if type(index) is not int or not 0 <= index < len(choices):
         raise DataError(
             f"{place}: answer_index is {index!r}, and there are {len(choices)} choices. Use 0 to {len(choices) - 1}."

@@ -67,6 +67,10 @@ class ModelKind(ABC):
     def count_parameters(self) -> int | None:
         """Parameters of a new model, at most; ``None`` where the data decide."""
 
+    def note(self, pairs: Sequence[Pair]) -> str:
+        """What a person should know of some pairs before models of this kind learn from them; mostly nothing."""
+        return ""
+
     @abstractmethod
     def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """Write what models read of all splits.
@@ -81,14 +85,22 @@ class ModelKind(ABC):
         """
 
     @abstractmethod
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
-        """Train a new model.
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
+        """Train a model.
 
         Args:
             domains: Numbers of the domains that it learns from.
             section: How long and how.
             seed: Makes its weights and the order of its rows.
             fit: Does it.
+            start: What it starts as, which is changed in place; a new model if not given.
         """
 
     @abstractmethod

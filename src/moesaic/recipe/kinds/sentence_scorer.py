@@ -84,12 +84,20 @@ class SentenceScorerKind(ModelKind):
     def _cut(self, documents: Sequence[Document]) -> tuple[list[Document], Any]:
         return cut_documents(documents, policy=self.section.cut, max_tokens=self.section.max_words)
 
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
         """See :meth:`ModelKind.train`: one scorer with each of the features, of which the best is kept.
 
         The best is the one whose summaries of validation documents overlap most with what people wrote, each at the
         length that suits it best.
         """
+        assert start is None, "a recipe with such models has no seed"
         labelled = self._read_all(domains)
         texts = [document.text for document in labelled.documents]
         sampler = DocumentSampler(labelled, section.batch_size, seed)

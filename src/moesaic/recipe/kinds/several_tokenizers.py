@@ -86,9 +86,16 @@ class SeveralTokenizersKind(ModelKind):
             for line in part.prepare(learned, tasks, output / part.data.name):
                 yield f"{Path(place).name}: {line}"
 
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
         """See :meth:`ModelKind.train`."""
-        return self.parts[self._whole.place_of(domains)].train(domains, section, seed, fit)
+        return self.parts[self._whole.place_of(domains)].train(domains, section, seed, fit, start)
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_router`: a linear classifier of the n-grams of what is asked."""

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, Pr
 
 from moesaic.answering import Answerer, SpanAnswerer
 from moesaic.combiners import Average
-from moesaic.data import PairDomain, train_reader_tokenizer
+from moesaic.data import Pair, PairDomain, train_reader_tokenizer
 from moesaic.errors import DataError, IncompatibleMembersError
 from moesaic.members import ModuleMember, SpanReader, TokenRouter, load_span_reader, read_checkpoint
 from moesaic.module_mixture import ModuleMixture
@@ -70,6 +70,11 @@ class SpanReaderKind(ModelKind):
             network = BertForQuestionAnswering(self._config(self.recipe.data.vocab_size, pad_token_id=0))
         return sum(parameter.numel() for parameter in network.parameters())
 
+    def note(self, pairs: Sequence[Pair]) -> str:
+        """See :meth:`ModelKind.note`: how many questions cannot be answered from their texts."""
+        counts = count_questions([question_of(pair) for pair in pairs])
+        return str(counts) if counts.num_lost or counts.num_without_answer else ""
+
     def prepare(self, domains: Sequence[PairDomain], tasks: TaskSet, output: Path) -> Iterator[str]:
         """See :meth:`ModelKind.prepare`: a tokenizer where no model brings one."""
         self._make_tokenizer(domains).save_pretrained(output / "tokenizer")
@@ -87,19 +92,27 @@ class SpanReaderKind(ModelKind):
         texts = (text for pair in pairs for text in (pair.details["question"], pair.text))
         return train_reader_tokenizer(texts, self.recipe.data.vocab_size)
 
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
         """See :meth:`ModelKind.train`; questions whose answer is not in their text are left out."""
         torch.manual_seed(seed)
-        if self.encoder is None:
-            config = self._config(len(self.tokenizer), self.tokenizer.pad_token_id)
-            reader = SpanReader(BertForQuestionAnswering(config))
-        else:
-            reader = load_span_reader(self.encoder)
-        answerer = self._answerer(reader)
+        answerer = self._answerer(self._new()) if start is None else start
+        assert isinstance(answerer, SpanAnswerer)
         questions = [question for index in domains for question in self._to_learn_from(index)]
         sampler = sample_spans(answerer.windows(questions), batch_size=section.batch_size, seed=seed)
-        fit(reader, sampler, span_extraction, self._options(section, seed))
+        fit(answerer.network, sampler, span_extraction, self._options(section, seed))
         return answerer
+
+    def _new(self) -> SpanReader:
+        if self.encoder is not None:
+            return load_span_reader(self.encoder)
+        return SpanReader(BertForQuestionAnswering(self._config(len(self.tokenizer), self.tokenizer.pad_token_id)))
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_router`: a logistic regression on the tokens of a question's first window."""

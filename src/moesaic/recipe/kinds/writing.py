@@ -130,13 +130,20 @@ class WritingKind(ModelKind):
             raise CheckpointError(
                 "The tokenizer has no chat template, so there is no place for the system's text. Leave out task.system."
             )
-        reason = "the tokenizer has no chat template" if tasks.chat_template else "task.chat_template is false"
+        reason = "the tokenizer has no chat template" if tasks.chat_template else "it is switched off"
         return False, f"sources are read as plain text: {reason}"
 
-    def train(self, domains: Sequence[int], section: TaskTrainingSection, seed: int, fit: Fit) -> Answerer:
+    def train(
+        self,
+        domains: Sequence[int],
+        section: TaskTrainingSection,
+        seed: int,
+        fit: Fit,
+        start: Answerer | None = None,
+    ) -> Answerer:
         """See :meth:`ModelKind.train`."""
         torch.manual_seed(seed)
-        network = self.start(domains)
+        network: Any = self.start(domains) if start is None else start.network
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
         objective = SequenceToSequence(section.label_smoothing, self._domain_weights(sampler, domains))
