@@ -225,9 +225,10 @@ def _check_model(recipe: TaskRecipe, where: str) -> None:
             raise RecipeError(
                 f"{where}, {key}: this says nothing to the models of this recipe, of the type {word!r}. Leave it out."
             )
-    for key in recipe.task.unused if isinstance(recipe.task, MultipleChoiceSection) else ():
-        if _is_given(recipe, key.split(".")):
-            raise RecipeError(f"{where}, {key}: this says nothing to the task {recipe.task.type}. Leave it out.")
+    if isinstance(recipe.task, MultipleChoiceSection):
+        for key in recipe.task.unused:
+            if _is_given(recipe, key.split(".")):
+                raise RecipeError(f"{where}, {key}: this says nothing to the task {recipe.task.type}. Leave it out.")
 
 
 def _check_seed(recipe: TaskRecipe, where: str) -> None:
