@@ -2,8 +2,10 @@ import re
 
 import pytest
 
+from moesaic.combiners import Average
 from moesaic.data import train_pair_tokenizer
-from moesaic.members import Decoding, write_targets
+from moesaic.members import Decoding, Seq2SeqLM, write_targets
+from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.testing import tiny_causal_lm, tiny_seq2seq_lm
 
 SOURCES = ["the cat", "die Katze saß auf der Matte", "a", "the cat sat on the mat"]
@@ -34,6 +36,13 @@ def test_chance_is_repeated_by_its_seed(tokenizer):
     first = write(network, tokenizer, temperature=2.0, seed=1)
     assert first == write(network, tokenizer, temperature=2.0, seed=1)
     assert first != write(network, tokenizer, temperature=2.0, seed=2)
+
+
+def test_a_decoder_writes_no_more_than_it_has_positions_for(tokenizer):
+    network = tiny_seq2seq_lm(max_position_embeddings=8, eos_token_id=299)
+    members = [Seq2SeqLM(name, tiny_seq2seq_lm(max_position_embeddings=8, seed=seed)) for seed, name in enumerate("ab")]
+    for model in (network, Seq2SeqMixture(members, Average()).eval()):
+        assert write(model, tokenizer, max_new_tokens=100) == write(model, tokenizer, max_new_tokens=8)
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-6}])

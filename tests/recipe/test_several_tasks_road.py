@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from itertools import islice, product
 
 import pytest
@@ -219,6 +220,11 @@ def test_a_model_of_one_task_needs_no_name_for_it():
             "not measured by 'METEOR', but by F1, exact match.",
         ),
         (
+            "tasks.summarize.chat_template=false",
+            "tasks: some tasks read their tokenizer's chat template and some do not, and one tokenizer serves them "
+            "all. Give them the same chat_template.",
+        ),
+        (
             "tasks.summarize.documentfield=text",
             "tasks.summarize: unknown key 'documentfield'. Did you mean 'document_field'?",
         ),
@@ -229,8 +235,9 @@ def test_tasks_that_do_not_fit_are_refused(recipe, setting, message):
         load_recipe(recipe, [setting])
 
 
-def test_each_task_may_have_a_router_of_its_own(finished, recipe):
-    result = moesaic.run(recipe, settings=["router.per_task=true"], folder=finished.folder, quiet=True)
+def test_each_task_may_have_a_router_of_its_own(finished, recipe, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    result = moesaic.run(recipe, settings=["router.per_task=true"], folder=folder, quiet=True)
     combiner = load_member(result.model).network.combiner
     assert combiner.task_tokens == (2, 3, 4)
     assert combiner.router.in_features == 3 * combiner.router_width

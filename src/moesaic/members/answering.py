@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ class Decoding:
     Attributes:
         num_beams: Beams that are searched; 1 always takes the likeliest token.
         length_penalty: A beam's log-probability is divided by its length to this power: above 0, longer targets gain.
-        max_new_tokens: Tokens of a target at most.
+        max_new_tokens: Tokens of a target at most; a decoder that has fewer positions writes no more than those.
         temperature: Where above 0, tokens are drawn by chance, their logits divided by it.
         top_k: Number of likeliest tokens that are drawn from; 0 draws from all.
         top_p: The likeliest tokens are drawn from that have this much probability together; 1 draws from all.
@@ -124,6 +125,7 @@ def write_from_tokens(
     encoded = [torch.tensor(tokens) for tokens in sources]
     order = sorted(range(len(sources)), key=lambda row: len(encoded[row]))
     is_seq2seq = network.config.is_encoder_decoder
+    positions = _decoder_positions(network.config) if is_seq2seq else math.inf
     sampling = {
         "do_sample": True,
         "temperature": decoding.temperature,
@@ -132,7 +134,7 @@ def write_from_tokens(
     }
     options: dict[str, Any] = {
         "num_beams": decoding.num_beams,
-        "max_new_tokens": max(1, decoding.max_new_tokens - (1 if first_tokens else 0)),
+        "max_new_tokens": max(1, min(decoding.max_new_tokens, positions) - (1 if first_tokens else 0)),
         "pad_token_id": tokenizer.pad_token_id,
         **(sampling if decoding.temperature else {"do_sample": False}),
         **({"length_penalty": decoding.length_penalty} if decoding.num_beams > 1 else {}),
@@ -154,3 +156,11 @@ def write_from_tokens(
             for row, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
                 written[row] = text.strip()
     return written
+
+
+def _decoder_positions(config: Any) -> float:
+    """Places that a decoder has for tokens, or the one of a mixture's members that has the fewest; may be infinite."""
+    members = getattr(config, "members", None)
+    if members:
+        return min(values.get("max_position_embeddings") or math.inf for values in members)
+    return getattr(config, "max_position_embeddings", None) or math.inf
