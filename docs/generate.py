@@ -51,7 +51,8 @@ A recipe that has the key `task`, or `tasks`, goes another road than the one of 
 needed; everything else has a default. What [recipes.md](recipes.md) says of paths, wrong keys and `--set` holds here
 too.
 
-This page is generated from `src/moesaic/recipe/task_schema.py` by `make docs`.
+This page is generated from `task_schema.py`, `task_sections.py` and `model_sections.py` in `src/moesaic/recipe/` by
+`make docs`.
 """
 
 _CLI_HEAD = """\

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 import moesaic
 from moesaic.errors import CheckpointError, DataError, IncompatibleMembersError, RecipeError
 from moesaic.recipe import load_recipe
-from moesaic.recipe.task_work import DENSE
+from moesaic.recipe.task_systems import DENSE
 from moesaic.testing import save_tiny_checkpoint
 
 NAMES = ("ann", "ben", "cid", "dan", "eve", "fay", "gus", "hal")

@@ -17,10 +17,12 @@ from pydantic_core import ErrorDetails
 from moesaic.errors import RecipeError
 from moesaic.members import Decoding
 from moesaic.recipe.build import build_router_choice
+from moesaic.recipe.model_sections import CheckpointSection, EncoderDecoderSection
 from moesaic.recipe.schema import Recipe, Section
 from moesaic.recipe.task_build import build_task
 from moesaic.recipe.task_checkpoints import check_checkpoints
-from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, MultipleChoiceSection, TaskRecipe
+from moesaic.recipe.task_schema import TaskRecipe
+from moesaic.recipe.task_sections import MultipleChoiceSection
 from moesaic.tasks import GENERATIVE_TASKS, ONLY
 
 _Recipe = TypeVar("_Recipe", bound=Section, covariant=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moesaic.recipe.task_schema import TaskRecipe, TaskSection, TaskTrainingSection
+from moesaic.recipe.task_schema import TaskRecipe, TaskTrainingSection
+from moesaic.recipe.task_sections import TaskSection
 from moesaic.tasks import GENERATIVE_TASKS, GenerativeTask, TaskSet
 from moesaic.training import TrainingOptions
 
@@ -45,6 +46,23 @@ def dense_steps(recipe: TaskRecipe) -> int:
     experts = recipe.experts.training
     pairs = experts.num_steps * experts.batch_size * len(recipe.domain_names)
     return (pairs + recipe.joint.num_steps * recipe.joint.batch_size) // experts.batch_size
+
+
+def expert_pairs(recipe: TaskRecipe, count: int) -> int:
+    """Pairs that so many experts were trained on, with their seed; 0 where they came from elsewhere."""
+    if recipe.given_experts:
+        return 0
+    section = recipe.experts.training
+    return _seed_pairs(recipe) + count * section.num_steps * section.batch_size
+
+
+def joint_pairs(recipe: TaskRecipe) -> int:
+    """Pairs that the jointly trained mixture was trained on, seed and experts included, as was the dense model."""
+    return _seed_pairs(recipe) + dense_steps(recipe) * recipe.experts.training.batch_size
+
+
+def _seed_pairs(recipe: TaskRecipe) -> int:
+    return recipe.seed.num_steps * recipe.seed.batch_size
 
 
 def task_dense_stage(task: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moesaic.errors import RecipeError
-from moesaic.recipe.task_schema import CheckpointSection, TaskRecipe
+from moesaic.recipe.model_sections import CheckpointSection
+from moesaic.recipe.task_schema import TaskRecipe
 
 
 def check_checkpoints(recipe: TaskRecipe, where: str) -> None:

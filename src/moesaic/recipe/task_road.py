@@ -9,20 +9,23 @@ from typing import Any
 from moesaic.recipe.build import build_source
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.task_build import dense_steps, task_dense_stage, task_dense_steps
+from moesaic.recipe.task_comparison import compare
 from moesaic.recipe.task_schema import BalanceSection, TaskRecipe
-from moesaic.recipe.task_work import System, TaskWork
+from moesaic.recipe.task_systems import System, plan_systems
+from moesaic.recipe.task_work import TaskWork
 
 
 def plan_task_road(work: TaskWork) -> list[Stage]:
     """All stages of a task recipe; settings are as in :func:`moesaic.recipe.road.plan_road`."""
     stages = [Stage("data", work.prepare_data, _data_settings(work)), *_experts(work), *_mixture(work)]
-    answers = [_answers(work, system) for system in work.systems()]
+    systems = plan_systems(work)
+    answers = [_answers(work, system) for system in systems]
     folders = [work.folder.path / str(stage.place) for stage in answers]
     arena: dict[str, Any] = {"num_resamples": work.recipe.arena.num_resamples}
     if work.recipe.arena.metrics is not None:
         arena["metrics"] = work.recipe.arena.metrics
     needs = ("data", *(stage.name for stage in answers))
-    stages += [*answers, Stage("arena", partial(work.compare, folders), arena, needs)]
+    stages += [*answers, Stage("arena", partial(compare, work, systems, folders), arena, needs)]
     text = {"recipe": work.loaded.text}
     stages.append(Stage("export", work.export, text, ("arena", work.final_stage), place="model"))
     return stages
@@ -86,7 +89,11 @@ def _answers(work: TaskWork, system: System) -> Stage:
     }
     needs = ("data", *system.needs)
     return Stage(
-        f"answers: {system.name}", partial(work.write_answers, system), settings, needs, place=f"answers/{slug}"
+        f"answers: {system.name}",
+        partial(work.write_answers, system.build, system.domains),
+        settings,
+        needs,
+        place=f"answers/{slug}",
     )
 
 

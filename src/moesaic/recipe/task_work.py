@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from moesaic.answering import Answered, Answerer
-from moesaic.arena import Kind, TaskReference, TaskRow, TaskTable, oracle_task_row
+from moesaic.arena import TaskTable
 from moesaic.data import Pair, PairDomain, Sampler, load_pair_domain, write_pair
 from moesaic.errors import DataError
 from moesaic.recipe.build import build_source
@@ -24,37 +24,10 @@ from moesaic.recipe.stage_work import SPLITS, TABLE, StageWork
 from moesaic.recipe.task_build import build_tasks, dense_steps, task_dense_stage, task_dense_steps
 from moesaic.recipe.task_card import task_card
 from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTrainingSection
-from moesaic.recipe.task_scores import Likelihoods, measure
-from moesaic.tasks import ONLY, Answers, Measured, TaskSet
+from moesaic.tasks import ONLY, TaskSet
 from moesaic.training import Objective, TrainingOptions, is_main
 
 ANSWERS = "answers.json"
-DENSE = "dense, same total pairs"
-AVERAGE = "average of the experts"
-ORACLE = "own expert (domain known)"
-ROUTED = "mixture, one expert a source"
-JOINT = "mixture, trained jointly"
-
-
-@dataclass(frozen=True)
-class System:
-    """Something that answers: one row of the table, or a part of one.
-
-    Attributes:
-        name: What it is called.
-        kind: What it is.
-        needs: The stages that it is made of.
-        build: Loads it.
-        training_pairs: Pairs that it was trained on, its members included; a pair counts as often as it was read.
-        domains: The domains that it is asked about.
-    """
-
-    name: str
-    kind: Kind
-    needs: tuple[str, ...]
-    build: Callable[[], Answerer]
-    training_pairs: int
-    domains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -190,84 +163,14 @@ class TaskWork(StageWork[TaskRecipe]):
             return [self.resolve(given[name]) for name in self.recipe.domain_names]
         return [str(self.folder.stage_folder(f"expert-{name}") / "model") for name in self.recipe.domain_names]
 
-    # what is compared
-
-    def systems(self) -> list[System]:
-        """Everything that answers, in the order of the table."""
-        names = self.recipe.domain_names
-        pairs = self._pairs_of_experts
-        found = [
-            System(
-                f"expert {name}",
-                "expert",
-                self.expert_stages[index : index + 1],
-                partial(self.kind.load, place),
-                pairs(1),
-                names,
-            )
-            for index, (name, place) in enumerate(zip(names, self.expert_places(), strict=True))
-        ]
-        everything = pairs(len(names))
-        for task, domains in self.recipe.shared_tasks.items():
-            stage = task_dense_stage(task)
-            build, its_pairs = self._stage(stage), pairs(len(domains))
-            found.append(System(task_dense_name(task), "reference", (stage,), build, its_pairs, domains))
-        if self.recipe.has_dense:
-            found.append(System(DENSE, "reference", ("dense",), self._stage("dense"), self._joint_pairs(), names))
-        if self.kind.can_average:
-            found.append(System(AVERAGE, "ensemble", self.expert_stages, self._average, everything, names))
-        found.append(System(ROUTED, "mixture", ("router",), self._stage("router"), everything, names))
-        if self.recipe.joint.num_steps:
-            found.append(System(JOINT, "mixture", ("joint",), self._stage("joint"), self._joint_pairs(), names))
-        return found + self._members_and_ensembles()
-
-    def _members_and_ensembles(self) -> list[System]:
-        """Further members of each domain, and the ensemble of all its members; each is asked about its own domain."""
-        count, pairs = self.recipe.experts.num_members, self._pairs_of_experts
-        found = []
-        for index, name in enumerate(self.recipe.domain_names if count > 1 else ()):
-            stages = self.member_stages(index)
-            for number, stage in enumerate(stages[1:], start=2):
-                member, build = member_name(number, name), self._stage(stage)
-                found.append(System(member, "expert", (stage,), build, pairs(1), (name,)))
-            if self.kind.can_average:
-                build = partial(self._ensemble, index)
-                found.append(System(ensemble_name(count, name), "ensemble", stages, build, pairs(count), (name,)))
-        return found
-
-    def _stage(self, stage: str) -> Callable[[], Answerer]:
-        return partial(self.load_answerer, stage)
-
-    def _average(self) -> Answerer:
-        return self.kind.average(self.experts(), range(len(self.recipe.domain_names)))
-
-    def _ensemble(self, index: int) -> Answerer:
-        stages = self.member_stages(index)
-        members = self.kind.load_all({stage: self.folder.stage_folder(stage) / "model" for stage in stages})
-        return self.kind.average(members, [index])
-
-    def _pairs_of_experts(self, count: int) -> int:
-        """Pairs that so many experts were trained on, with their seed; 0 where they came from elsewhere."""
-        if self.recipe.given_experts:
-            return 0
-        section = self.recipe.experts.training
-        return self._seed_pairs + count * section.num_steps * section.batch_size
-
-    def _joint_pairs(self) -> int:
-        return self._seed_pairs + dense_steps(self.recipe) * self.recipe.experts.training.batch_size
-
-    @property
-    def _seed_pairs(self) -> int:
-        return self.recipe.seed.num_steps * self.recipe.seed.batch_size
-
     # measuring and handing over
 
     @torch.no_grad()
-    def write_answers(self, system: System, output: Path) -> None:
-        """Have a system answer the test rows of its domains."""
-        answerer = system.build()
+    def write_answers(self, build: Callable[[], Answerer], domains: Sequence[str], output: Path) -> None:
+        """Have a model answer the test rows of some domains."""
+        answerer = build()
         texts, seconds, routed, likelihoods = {}, {}, {}, {}
-        for name in system.domains:
+        for name in domains:
             pairs = self.pairs(name)
             started = time.perf_counter()
             answers = answerer.answer(pairs)
@@ -280,106 +183,6 @@ class TaskWork(StageWork[TaskRecipe]):
         written = {"texts": texts, "seconds": seconds, "routed": routed, "likelihoods": likelihoods}
         written |= {"total": answerer.num_parameters, "active": answerer.active_parameters}
         (output / ANSWERS).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
-
-    def compare(self, folders: Sequence[Path], output: Path) -> None:
-        """Score all answers, domain by domain, against the domain's best model of its own."""
-        systems = self.systems()
-        answered = {
-            system.name: json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
-            for system, folder in zip(systems, folders, strict=True)
-        }
-        cells: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
-        baselines, references = {}, {}
-        for domain in self.recipe.domain_names:
-            task, texts, likelihoods = self.recipe.task_of(domain), *_of_domain(answered, domain)
-            texts = {**texts, **self.tasks.baselines(task, self.pairs(domain))}
-            baselines[domain] = self._best_own(domain, texts, likelihoods)
-            for name, measured in self._compare(domain, texts, likelihoods, baselines[domain]).items():
-                cells.setdefault(name, {})[domain] = measured
-            if task in self.recipe.shared_tasks:
-                references[domain] = self._task_reference(domain, texts, likelihoods)
-            self.say(f"  {domain}: {baselines[domain]} is the best model of its own")
-        table = self._table(systems, answered, cells, baselines, references)
-        (output / TABLE).write_text(table.to_json())
-        (output / "table.md").write_text(table.to_markdown() + "\n" + table.confusion_markdown())
-        (output / "table.csv").write_text(table.to_csv())
-
-    def _compare(
-        self,
-        domain: str,
-        texts: Answers,
-        likelihoods: Likelihoods,
-        baseline: str,
-        *,
-        num_resamples: int | None = None,
-    ) -> dict[str, dict[str, Measured]]:
-        return measure(
-            self.tasks,
-            self.recipe.task_of(domain),
-            texts,
-            likelihoods,
-            self.pairs(domain),
-            baseline=baseline,
-            num_resamples=num_resamples or self.recipe.arena.num_resamples,
-        )
-
-    def _task_reference(self, domain: str, texts: Answers, likelihoods: Likelihoods) -> TaskReference:
-        """How all others compare with the model of the domain's task alone."""
-        name, metric = task_dense_name(self.recipe.task_of(domain)), self.recipe.metrics_of(domain)[0]
-        found = self._compare(domain, texts, likelihoods, name)
-        p_values = {system: measured[metric].p_value for system, measured in found.items() if metric in measured}
-        return TaskReference(name, {system: p_value for system, p_value in p_values.items() if p_value is not None})
-
-    def _further_members(self) -> range:
-        return range(2, self.recipe.experts.num_members + 1)
-
-    def _best_own(self, domain: str, texts: Answers, likelihoods: Likelihoods) -> str:
-        """The best of a domain's own models."""
-        names = [f"expert {domain}", *(member_name(member, domain) for member in self._further_members())]
-        if len(names) == 1:
-            return names[0]
-        found = self._compare(domain, {name: texts[name] for name in names}, likelihoods, names[0], num_resamples=1)
-        return max(names, key=lambda name: found[name][self.recipe.metrics_of(domain)[0]].value)
-
-    def _table(
-        self,
-        systems: Sequence[System],
-        answered: Mapping[str, Mapping[str, Any]],
-        cells: Mapping[str, Mapping[str, Any]],
-        baselines: Mapping[str, str],
-        references: Mapping[str, TaskReference],
-    ) -> TaskTable:
-        rows = [
-            TaskRow(
-                system.name,
-                system.kind,
-                cells[system.name],
-                answered[system.name]["total"],
-                answered[system.name]["active"],
-                system.training_pairs,
-                answered[system.name]["seconds"],
-            )
-            for system in systems
-        ]
-        experts = rows[: len(self.recipe.domain_names)]
-        oracle = oracle_task_row(experts, self.recipe.domain_names, ORACLE)
-        # They share the seed, which counts once.
-        rows.insert(len(experts), replace(oracle, training_pairs=self._pairs_of_experts(len(experts))))
-        # What needs no model stands before everything else.
-        for name in reversed([name for name in cells if name not in answered]):
-            rows.insert(0, TaskRow(name, "reference", cells[name], 0, 0, 0, {}))
-        metrics = {domain: self.recipe.metrics_of(domain) for domain in self.recipe.domain_names}
-        final = JOINT if self.recipe.joint.num_steps else ROUTED
-        return TaskTable(
-            tuple(rows),
-            self.recipe.domain_names,
-            tuple(dict.fromkeys(metric for own in metrics.values() for metric in own)),
-            baselines,
-            self.tasks.signatures(),
-            answered[final]["routed"],
-            {} if ONLY in self.tasks.tasks else metrics,
-            references,
-        )
 
     @property
     def table(self) -> TaskTable:
@@ -405,7 +208,8 @@ class TaskWork(StageWork[TaskRecipe]):
         if self.recipe.given_experts:
             return ()
         name = self.recipe.domain_names[index]
-        return (f"expert-{name}", *(f"expert-{name}-{member}" for member in self._further_members()))
+        further = range(2, self.recipe.experts.num_members + 1)
+        return (f"expert-{name}", *(f"expert-{name}-{member}" for member in further))
 
     @property
     def expert_stages(self) -> tuple[str, ...]:
@@ -416,28 +220,6 @@ class TaskWork(StageWork[TaskRecipe]):
     def final_stage(self) -> str:
         """The stage that made the final mixture."""
         return "joint" if self.recipe.joint.num_steps else "router"
-
-
-def task_dense_name(task: str) -> str:
-    """What the model of all domains of one task is called in the table."""
-    return f"dense, {task} alone"
-
-
-def member_name(member: int, domain: str) -> str:
-    """What a further model of a domain is called in the table."""
-    return f"expert {domain}, seed {member}"
-
-
-def ensemble_name(num_members: int, domain: str) -> str:
-    """What the ensemble of a domain's models is called in the table."""
-    return f"ensemble of {num_members} ({domain})"
-
-
-def _of_domain(answered: Mapping[str, Mapping[str, Any]], domain: str) -> tuple[Answers, Likelihoods]:
-    """What systems wrote in a domain, and how likely they found its references, by their names."""
-    texts = {name: written["texts"][domain] for name, written in answered.items() if domain in written["texts"]}
-    scored = {name: written.get("likelihoods", {}).get(domain) for name, written in answered.items()}
-    return texts, {name: scores for name, scores in scored.items() if scores}
 
 
 def _mean_shares(answers: Sequence[Answered]) -> dict[str, float]:

@@ -40,7 +40,8 @@ from moesaic.members import (
 from moesaic.mixture import Mixture, MixtureConfig
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.writing import WritingKind
-from moesaic.recipe.task_schema import CheckpointSection, EncoderDecoderSection, TaskSection, TranslationSection
+from moesaic.recipe.model_sections import CheckpointSection, EncoderDecoderSection
+from moesaic.recipe.task_sections import TaskSection, TranslationSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 
 _ADAPTER = "expert"

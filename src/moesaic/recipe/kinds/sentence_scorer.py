@@ -25,9 +25,10 @@ from moesaic.members import (
 )
 from moesaic.module_mixture import ModuleMixture
 from moesaic.recipe.kinds.kind import Fit, ModelKind
+from moesaic.recipe.model_sections import SentenceScorerSection
 from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
-from moesaic.recipe.task_schema import SentenceScorerSection, TaskTrainingSection
+from moesaic.recipe.task_schema import TaskTrainingSection
 from moesaic.routed_mixture import RoutedMixture
 from moesaic.tasks import Document, SummaryLength, TaskSet, cut_documents, document_of, overlap
 from moesaic.training import (

@@ -17,7 +17,8 @@ from moesaic.members import load_network, load_tokenizer, make_text_classifier, 
 from moesaic.recipe.kinds.checkpoint import CheckpointKind
 from moesaic.recipe.kinds.kind import Fit, ModelKind
 from moesaic.recipe.task_build import build_task_options
-from moesaic.recipe.task_schema import TaskTrainingSection, TranslationSection
+from moesaic.recipe.task_schema import TaskTrainingSection
+from moesaic.recipe.task_sections import TranslationSection
 from moesaic.tasks import TaskSet
 from moesaic.training import Classification, sample_examples
 

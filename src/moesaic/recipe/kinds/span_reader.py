@@ -20,9 +20,10 @@ from moesaic.members import ModuleMember, SpanReader, TokenRouter, load_span_rea
 from moesaic.module_mixture import ModuleMixture
 from moesaic.recipe.build import resolve_checkpoint
 from moesaic.recipe.kinds.kind import Fit, ModelKind
+from moesaic.recipe.model_sections import SpanReaderSection
 from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
-from moesaic.recipe.task_schema import SpanReaderSection, TaskTrainingSection
+from moesaic.recipe.task_schema import TaskTrainingSection
 from moesaic.routed_mixture import RoutedMixture
 from moesaic.tasks import Question, TaskSet, count_questions, question_of
 from moesaic.training import (

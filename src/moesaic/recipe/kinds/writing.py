@@ -34,9 +34,10 @@ from moesaic.errors import CheckpointError, IncompatibleMembersError
 from moesaic.members import CausalLM, Decoding, load_network, load_tokenizer, model_folder, read_checkpoint
 from moesaic.mixture import Mixture
 from moesaic.recipe.kinds.kind import Fit, ModelKind
+from moesaic.recipe.model_sections import CausalSection, EncoderDecoderSection
 from moesaic.recipe.stage_work import SPLITS
 from moesaic.recipe.task_build import build_task_options
-from moesaic.recipe.task_schema import CausalSection, EncoderDecoderSection, TaskTrainingSection
+from moesaic.recipe.task_schema import TaskTrainingSection
 from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import TaskSet, end_of_turn, task_tag, tokenize_chats
 from moesaic.training import (
