@@ -11,11 +11,13 @@ from moesaic.data import (
     Pair,
     PairSampler,
     Parquet,
+    TokenizedPairs,
     load_pair_domain,
     pad,
     tokenize_pairs,
     train_pair_tokenizer,
 )
+from moesaic.data.examples import draw_rows
 from moesaic.errors import DataError
 
 PAIRS = [Pair(f"{'a ' * length}b", (f"{'c ' * length}d",)) for length in range(1, 13)]
@@ -106,6 +108,23 @@ def test_every_pair_comes_once_in_an_epoch_and_lengths_lie_together(tokenizer):
         assert batch.source_mask.sum(1).max() - batch.source_mask.sum(1).min() <= 4
     again = PairSampler([pairs, pairs], batch_size=4, pad_token_id=0, seed=0).batch(3)
     assert torch.equal(again.source_ids, batches[3].source_ids)
+
+
+def test_half_the_padding_of_sorting_by_the_sum_of_both_lengths():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 30, (2, 4096), generator=generator)
+    flat = [torch.ones(int(part.sum()), dtype=torch.int32) for part in lengths]
+    pairs = TokenizedPairs(flat[0], lengths[0], flat[1], lengths[1])
+    sampler = PairSampler([pairs], batch_size=32, pad_token_id=0, seed=0)
+
+    def padding(batches):
+        places = sum(32 * int(lengths[part, rows].max()) for rows in batches for part in (0, 1))
+        return 1 - int(lengths.sum()) / places
+
+    batches = [draw_rows(sampler, step) for step in range(128)]
+    by_sum = lengths.sum(dim=0).argsort().view(128, 32)
+    assert torch.cat(batches).sort().values.equal(torch.arange(4096))
+    assert padding(batches) < padding(by_sum) / 2
 
 
 def test_parts_of_a_batch_are_its_rows(tokenizer):

@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 
 import datasets
 import pyarrow
@@ -43,8 +44,18 @@ def test_a_fingerprint_stays_the_same_and_changes_with_the_file(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [{"text": "one"}])
     before = JsonLines(path).fingerprint()
     assert JsonLines(path).fingerprint() == before
-    write_lines(path, [{"text": "another"}])
+    stat = path.stat()
+    write_lines(path, [{"text": "two"}])  # as long, and dated as before
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert JsonLines(path).fingerprint() != before
+
+
+def test_a_fingerprint_stays_the_same_where_a_file_is_copied(tmp_path):
+    rows = [{"text": "one"}]
+    (tmp_path / "elsewhere").mkdir()
+    first, second = (write_lines(folder / "rows.jsonl", rows) for folder in (tmp_path, tmp_path / "elsewhere"))
+    os.utime(second, (0, 0))
+    assert JsonLines(first).fingerprint() == JsonLines(second).fingerprint()
 
 
 def fails(source):

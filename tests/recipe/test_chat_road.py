@@ -159,7 +159,7 @@ def test_a_row_that_is_no_conversation_is_named_with_its_file_and_line(recipe, t
         (
             "model={type: encoder_decoder}",
             "model.type: models of the type 'encoder_decoder' cannot do chat, only translation, summarization, "
-            "question_answering. Use causal, whose models write.",
+            "question_answering, multiple_choice. Use causal, whose models write.",
         ),
         (
             "decoding.num_beams=4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -149,8 +150,8 @@ class Shuffled(Protocol):
         ...
 
     @property
-    def lengths(self) -> Int[Tensor, " row"] | None:
-        """Where given, a batch's rows are of about the same length."""
+    def lengths(self) -> Int[Tensor, " row"] | Int[Tensor, "row 2"] | None:
+        """Where given, a batch's rows are of about the same length; in both parts, where rows have two."""
         ...
 
     def __hash__(self) -> int: ...
@@ -178,6 +179,9 @@ def draw_rows(sampler: Shuffled, step: int) -> Int[Tensor, " batch"]:
 _POOL = 16
 """Batches among which examples are sorted by length: enough that each is of nearly one length, all of them shuffled."""
 
+_POOL_OF_PAIRS = 64
+"""The same where both parts have a length: alike ones need more rows, and have half the padding of one by the sum."""
+
 
 @lru_cache(maxsize=32)  # members that are trained together take turns
 def _epoch_order(sampler: Shuffled, epoch: int) -> Int[Tensor, "step batch"]:
@@ -186,7 +190,20 @@ def _epoch_order(sampler: Shuffled, epoch: int) -> Int[Tensor, "step batch"]:
     num_steps = sampler.num_rows // sampler.batch_size
     order = torch.randperm(sampler.num_rows, generator=generator)[: num_steps * sampler.batch_size]
     if sampler.lengths is not None:
-        pools = order.split(_POOL * sampler.batch_size)
-        order = torch.cat([pool[sampler.lengths[pool].argsort(stable=True)] for pool in pools])
+        sort, num_batches = (_sort_pairs, _POOL_OF_PAIRS) if sampler.lengths.dim() == 2 else (_sort, _POOL)
+        pools = order.split(num_batches * sampler.batch_size)
+        order = torch.cat([sort(pool, sampler.lengths[pool], sampler.batch_size) for pool in pools])
     batches = order.view(num_steps, sampler.batch_size)
     return batches[torch.randperm(num_steps, generator=generator)]
+
+
+def _sort(rows: Int[Tensor, " row"], lengths: Int[Tensor, " row"], batch_size: int) -> Int[Tensor, " row"]:
+    return rows[lengths.argsort(stable=True)]
+
+
+def _sort_pairs(rows: Int[Tensor, " row"], lengths: Int[Tensor, "row 2"], batch_size: int) -> Int[Tensor, " row"]:
+    """Sort by the second length, then by the first within every few batches: as many as there are such pieces."""
+    piece = batch_size * math.ceil(math.sqrt(len(rows) / batch_size))
+    order = lengths[:, 1].argsort(stable=True)
+    order = torch.cat([part[lengths[part, 0].argsort(stable=True)] for part in order.split(piece)])
+    return rows[order]

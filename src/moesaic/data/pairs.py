@@ -371,7 +371,7 @@ class PairBatch:
 
 @dataclass(frozen=True, eq=False)
 class PairSampler:
-    """Draws the batch of each step: every pair once in an epoch, pairs of about the same length together.
+    """Draws the batch of each step: every pair once in an epoch, those of like lengths together.
 
     A batch is a function of the seed and the step alone.
 
@@ -399,9 +399,9 @@ class PairSampler:
         return len(self.lengths)
 
     @cached_property
-    def lengths(self) -> Int[Tensor, " pair"]:
-        """Tokens of each source and its target."""
-        return torch.cat([domain.source_lengths + domain.target_lengths for domain in self.domains])
+    def lengths(self) -> Int[Tensor, "pair 2"]:
+        """Tokens of each source and of its target."""
+        return torch.cat([torch.stack([pairs.source_lengths, pairs.target_lengths], dim=1) for pairs in self.domains])
 
     @cached_property
     def _rows(self) -> list[tuple[Tensor, Tensor, int]]:
@@ -435,6 +435,9 @@ def pad(
         left: Fill up before the tokens instead of after them, as causal models need it that go on writing.
     """
     side = "left" if left else "right"
-    padded = torch.nn.utils.rnn.pad_sequence([row.long() for row in rows], True, value, padding_side=side)
-    ones = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row).long() for row in rows], True, 0, padding_side=side)
-    return padded, ones
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), True, value, padding_side=side).long()
+    lengths = torch.tensor([len(row) for row in rows], device=padded.device).unsqueeze(1)  # (row, 1)
+    from_its_side = torch.arange(padded.shape[1], device=padded.device)  # (position,)
+    if left:
+        from_its_side = from_its_side.flip(0)
+    return padded, (from_its_side < lengths).long()

@@ -23,7 +23,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A word that changes when the documents do."""
+        """A word that changes when the documents do, and stays what it is where files are moved or copied."""
         ...
 
 
@@ -304,12 +304,15 @@ def _text(value: Any, field: str, where: str) -> str:
 
 
 def _fingerprint(paths: list[Path], *settings: str) -> str:
+    """What files hold, whole: a date would change with every copy, and stay with some edits."""
     for path in paths:
         _check_exists(path)
-    stats = [path.stat() for path in paths]
-    return _hash(
-        [*settings, [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]]
-    )
+    return _hash([*settings, *(_digest(path) for path in paths)])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _hash(values: Any) -> str:

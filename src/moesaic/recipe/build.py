@@ -17,6 +17,7 @@ from transformers import (
 from moesaic.combiners import Choice, build_choice
 from moesaic.data import SOURCES, Source
 from moesaic.recipe.schema import (
+    DataSection,
     DomainSection,
     MixtureTrainingSection,
     Recipe,
@@ -27,6 +28,7 @@ from moesaic.recipe.schema import (
     TrainingSection,
 )
 from moesaic.recipe.schema import Source as SourceSection
+from moesaic.recipe.task_schema import TaskDataSection
 from moesaic.training import ChosenLanguageModeling, SparseLanguageModeling, TrainingOptions
 
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
@@ -44,6 +46,16 @@ def build_sources(domain: DomainSection, folder: Path) -> dict[str, Source]:
     """The sources of a domain, by what they are for."""
     sections = {"source": domain.source, "validation": domain.validation, "test": domain.test}
     return {use: build_source(section, folder) for use, section in sections.items() if section is not None}
+
+
+def data_settings(section: DataSection | TaskDataSection, folder: Path) -> dict[str, Any]:
+    """What prepared data depend on: what the sources hold, wherever they are, and how it becomes tokens."""
+    settings = section.model_dump(exclude={"domains": {"__all__": {"source", "validation", "test"}}})
+    fingerprints = [
+        {use: source.fingerprint() for use, source in build_sources(domain, folder).items()}
+        for domain in section.domains
+    ]
+    return settings | {"fingerprints": fingerprints}
 
 
 def resolve_checkpoint(place: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from moesaic.arena import PlannedCost
 from moesaic.planning import model_size
 from moesaic.recipe import ensembles
-from moesaic.recipe.build import build_sources, dense_steps, ensemble_training, other_choices
+from moesaic.recipe.build import data_settings, dense_steps, ensemble_training, other_choices
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.line_up import Combination, line_up
 from moesaic.recipe.preparing import prepare_data
@@ -75,7 +75,8 @@ def _common(work: Work) -> dict[str, Any]:
 def _members(work: Work) -> list[Stage]:
     """Text, seed and experts."""
     recipe, common = work.recipe, _common(work)
-    stages = [Stage("data", partial(prepare_data, work), _data_settings(work))]
+    settings = data_settings(work.recipe.data, work.loaded.path.parent) | {"tokenizer": work.tokenizer_source}
+    stages = [Stage("data", partial(prepare_data, work), settings)]
     if work.has_seed:
         stages.append(Stage("seed", work.train_seed, recipe.seed.model_dump() | common, ("data",), shared=True))
     # Where no adapters are trained, they are no part of the key: runs from before there were any stay as they are.
@@ -165,13 +166,3 @@ def _row(work: Work, combination: Combination, spent: Spending) -> Stage:
     settings |= {"checkpoints": work.recipe.experts.checkpoints, "name": combination.name}
     place = f"rows/{combination.slug}"
     return Stage(f"row: {combination.name}", measure, settings, ("data", *combination.needs), place=place)
-
-
-def _data_settings(work: Work) -> dict[str, Any]:
-    section, folder = work.recipe.data, work.loaded.path.parent
-    fingerprints = [
-        [source.fingerprint() for source in build_sources(domain, folder).values()] for domain in section.domains
-    ]
-    # Where no clusters are looked for, they are no part of the key: runs from before there were any stay as they are.
-    settings = section.model_dump(exclude={"num_clusters"} if section.num_clusters is None else None)
-    return settings | {"fingerprints": fingerprints, "tokenizer": work.tokenizer_source}

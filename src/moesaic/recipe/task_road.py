@@ -6,7 +6,7 @@ import re
 from functools import partial
 from typing import Any
 
-from moesaic.recipe.build import build_source
+from moesaic.recipe.build import data_settings
 from moesaic.recipe.folder import Stage
 from moesaic.recipe.task_build import dense_steps, task_dense_stage, task_dense_steps
 from moesaic.recipe.task_comparison import compare
@@ -98,18 +98,11 @@ def _answers(work: TaskWork, system: System) -> Stage:
 
 
 def _data_settings(work: TaskWork) -> dict[str, Any]:
-    recipe, folder = work.recipe, work.loaded.path.parent
-    fingerprints = [
-        build_source(source, folder).fingerprint()
-        for domain in recipe.data.domains
-        for source in (domain.source, domain.validation, domain.test)
-        if source is not None
-    ]
+    recipe = work.recipe
     tokenizer = next(iter(recipe.experts.checkpoints.values()), None)
-    return recipe.data.model_dump() | {
+    return data_settings(recipe.data, work.loaded.path.parent) | {
         **work.kind.data_settings,
         **_task_settings(recipe),
-        "fingerprints": fingerprints,
         "tokenizer": tokenizer,
         "max_examples": recipe.arena.max_examples,
     }
