@@ -18,23 +18,16 @@ from moesaic.data.domains import Domain, load_domain
 from moesaic.data.examples import ExampleBatch, Examples, ExampleSampler
 from moesaic.data.machine import MachineText
 from moesaic.data.mixing import mix_domains
-from moesaic.data.pairs import (
-    TARGET_TOKEN,
+from moesaic.data.pair_batches import PairBatch, PairSampler, pad
+from moesaic.data.pair_tokens import (
     Cut,
-    Pair,
-    PairBatch,
-    PairDomain,
-    PairSampler,
     TokenizedPairs,
     encode_cut,
     ends_texts,
     first_target_tokens,
-    load_pair_domain,
-    pad,
-    read_pair,
     tokenize_pairs,
-    write_pair,
 )
+from moesaic.data.pairs import TARGET_TOKEN, Pair, PairDomain, load_pair_domain, read_pair, write_pair
 from moesaic.data.resample import (
     Rows,
     bootstrap,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from moesaic.data.pairs import TokenizedPairs
+from moesaic.data.pair_tokens import TokenizedPairs
 
 
 def mix_domains(domains: Sequence[TokenizedPairs], temperature: float) -> list[TokenizedPairs]:
