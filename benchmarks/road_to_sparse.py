@@ -117,7 +117,7 @@ class Track:
         moesaic.run(RECIPE, folder=folder, settings=everything, until="joint", quiet=True)
         work = Work(load_recipe(RECIPE, everything), RunFolder(folder), Console(file=io.StringIO()))
         stages = ("assemble", *work.mixture_stages)
-        return {stage: _loss(work, work.load_stage(stage)) for stage in stages}
+        return {stage: mean_loss(work, work.load_stage(stage)) for stage in stages}
 
     def distilled(self) -> float:
         """The mixture's loss after joint training in which its own experts teach it."""
@@ -127,10 +127,11 @@ class Track:
         teachers = [work.load_stage(stage) for stage in work.expert_stages]
         sampler = BatchSampler([domain.train for domain in work.domains], options.batch_size, length, options.seed)
         fit(network, sampler, Distillation(teachers, build_objective(section)), options)
-        return _loss(work, network)
+        return mean_loss(work, network)
 
 
-def _loss(work: Work, network: PreTrainedModel) -> float:
+def mean_loss(work: Work, network: PreTrainedModel) -> float:
+    """A model's loss on the run's test documents, in nats per token, averaged over domains."""
     scores = measure(network, work.test_blocks(), batch_size=work.recipe.arena.batch_size, name="mixture").scores
     return statistics.mean(score.nats_per_token for score in scores.values())
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import moesaic
 from benchmarks.record import save
-from moesaic.arena import measure
+from benchmarks.road_to_sparse import mean_loss
 from moesaic.recipe import load_recipe
 from moesaic.recipe.build import build_objective, build_options
 from moesaic.recipe.folder import RunFolder
@@ -107,14 +107,9 @@ def measure_variants(folder: Path, random_seed: int) -> dict[str, dict[str, floa
 
 def _train(work: Work, network: PreTrainedModel, *, num_layers: int) -> dict[str, float]:
     section = work.recipe.joint
-    options, before = build_options(section, work.recipe), _loss(work, network)
+    options, before = build_options(section, work.recipe), mean_loss(work, network)
     fit(network, work.sampler(options), build_objective(section), options)
-    return {"layers a token": num_layers, "before": before, "trained jointly": _loss(work, network)}
-
-
-def _loss(work: Work, network: PreTrainedModel) -> float:
-    scores = measure(network, work.test_blocks(), batch_size=work.recipe.arena.batch_size, name="mixture").scores
-    return statistics.mean(score.nats_per_token for score in scores.values())
+    return {"layers a token": num_layers, "before": before, "trained jointly": mean_loss(work, network)}
 
 
 def main() -> None:
