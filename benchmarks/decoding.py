@@ -85,7 +85,7 @@ class LlamaCpp:
     """llama.cpp through its C interface, which is quicker than its Python one."""
 
     def __init__(self, folder: Path) -> None:
-        import llama_cpp  # type: ignore[import-not-found]
+        import llama_cpp  # type: ignore[import-not-found]  # a peer, installed for this benchmark alone
 
         self._api = llama_cpp
         model_options = llama_cpp.llama_model_default_params()
@@ -222,7 +222,7 @@ def write_checkpoint(folder: Path) -> None:
 
 def write_gguf(folder: Path) -> None:
     """Write the checkpoint as llama.cpp's converter would: in bfloat16, but for norms and routers."""
-    import gguf  # type: ignore[import-not-found]
+    import gguf  # type: ignore[import-not-found]  # a peer's format, installed for this benchmark alone
 
     config = json.loads((folder / "config.json").read_text())
     heads, key_value_heads = config["num_attention_heads"], config["num_key_value_heads"]

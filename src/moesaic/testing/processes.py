@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 
 def run_in_processes(function: Callable[..., None], *arguments: Any, num_processes: int = 2) -> None:
@@ -25,9 +25,7 @@ def run_in_processes(function: Callable[..., None], *arguments: Any, num_process
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(  # type: ignore[attr-defined]
-        _start, (function, arguments, num_processes, port), nprocs=num_processes
-    )
+    spawn(_start, (function, arguments, num_processes, port), nprocs=num_processes)
 
 
 def _start(rank: int, function: Callable[..., None], arguments: tuple[Any, ...], num_processes: int, port: int) -> None:

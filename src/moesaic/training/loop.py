@@ -163,7 +163,11 @@ def _accumulate(step_losses: nn.Module, batch: TrainingBatch, options: TrainingO
     for part in range(num_parts):
         first = (part * num_processes() + rank()) * rows
         last_part = part == num_parts - 1
-        wait = contextlib.nullcontext() if last_part or num_processes() == 1 else step_losses.no_sync()  # type: ignore[operator]
+        wait = (
+            step_losses.no_sync()
+            if isinstance(step_losses, DistributedDataParallel) and not last_part
+            else contextlib.nullcontext()
+        )
         with wait:
             with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
                 losses: Losses = step_losses(batch.rows(first, first + rows))

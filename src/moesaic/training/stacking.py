@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -115,14 +116,14 @@ def collect_held_out(
     Raises:
         ValueError: If a domain has no text.
     """
+    first: Any = members[0]
     held_out = {}
     for domain, documents in blocks.items():
         if not documents.num_tokens:
             raise ValueError(
                 f"Domain {domain!r} has no text on which a stacker could be fitted. Raise data.validation_fraction."
             )
-        vocab_size: int = members[0].config.vocab_size  # type: ignore[union-attr, assignment]
-        window = documents.input_ids.shape[1] * vocab_size * len(members)
+        window = documents.input_ids.shape[1] * first.config.vocab_size * len(members)
         num_rows = min(len(documents.input_ids), max(1, max_values // len(blocks) // window))
         inputs, labels = documents.input_ids[:num_rows], documents.labels[:num_rows]
         scores = torch.stack(
