@@ -113,6 +113,18 @@ def test_a_conversation_goes_on_with_what_was_said(finished, monkeypatch, capsys
     assert capsys.readouterr().out.count("written by ") == 2
 
 
+def test_all_turns_of_the_assistant_are_learned_and_the_last_is_measured(recipe, tmp_path):
+    moesaic.run(recipe, settings=["task.learned_turns=all"], folder=tmp_path, until="data", quiet=True)
+    pairs = {
+        split: [json.loads(line) for line in (tmp_path / f"stages/data/digits.{split}.jsonl").read_text().splitlines()]
+        for split in ("train", "test")
+    }
+    greetings = [pair for pair in pairs["train"] if pair["references"] == ["go on"]]
+    assert greetings[0]["source"] == "system: Count.\nuser: hello"
+    assert 2 * len(greetings) == len(pairs["train"])
+    assert all(len(pair["messages"]) == 4 for pair in pairs["test"])
+
+
 def test_other_tasks_read_their_source_in_a_chat_template(finished, recipe, tmp_path, capsys):
     rows = [
         {"source": f"{a} {b}", "target": f"{DIGITS[a]} {DIGITS[b]}", "target_lang": "di"}

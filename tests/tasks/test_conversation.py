@@ -4,7 +4,7 @@ import pytest
 
 from moesaic.data import Pair
 from moesaic.errors import DataError
-from moesaic.tasks import Chat, read_task, write_task
+from moesaic.tasks import Chat, TaskSet, read_task, write_task
 
 
 def turns(*said):
@@ -17,6 +17,26 @@ TALK = turns(("user", "Hello"), ("assistant", "Hi!"), ("user", "Who sang?"), ("a
 def test_the_last_turn_of_the_assistant_is_learned_and_earlier_ones_are_read():
     pair = Chat().pair({"messages": TALK}, "row 1")
     assert pair == Pair("user: Hello\nassistant: Hi!\nuser: Who sang?", ("Ann.",), messages=tuple(TALK[:3]))
+
+
+def test_every_turn_that_answers_a_user_can_be_learned():
+    system, greeting = turns(("system", "Be kind."), ("assistant", "Welcome."))
+    pair = Chat().pair({"messages": [system, greeting, *TALK]}, "row 1")
+    assert list(Chat().lessons(pair)) == [pair]
+    asked = (system, greeting, TALK[0])
+    first = Pair("system: Be kind.\nassistant: Welcome.\nuser: Hello", ("Hi!",), messages=asked)
+    assert list(Chat(learned_turns="all").lessons(pair)) == [first, pair]
+    alone = Chat().pair({"prompt": "Who?", "response": "Ann."}, "row 1")
+    assert list(Chat(learned_turns="all").lessons(alone)) == [alone]
+
+
+def test_turns_are_learned_with_the_tag_of_their_task():
+    tasks = TaskSet({"talk": Chat(learned_turns="all")})
+    pair = tasks.pair("talk", {"messages": TALK}, "row 1")
+    first, last = tasks.lessons("talk", [pair])
+    assert last == pair
+    assert first.source == "[talk] Hello"
+    assert first.messages == ({"role": "user", "content": "[talk] Hello"},)
 
 
 def test_a_prompt_and_its_response_are_a_conversation_too():

@@ -94,7 +94,7 @@ class QuestionAnsweringSection(Section):
 
 
 class ChatSection(Section):
-    """Conversations, of which the assistant's last turn is learned; an expert a domain."""
+    """Conversations, in which what the assistant says is learned; an expert a domain."""
 
     type: Literal["chat"]
     messages_field: str = Field(
@@ -109,6 +109,12 @@ class ChatSection(Section):
         "first is learned.",
     )
     system_field: str = Field("system", description="The field that holds the system's text; rows may lack it.")
+    learned_turns: Literal["last", "all"] = Field(
+        "last",
+        exclude_if=lambda which: which == "last",
+        description="Which of the assistant's turns are learned: the `last`, or `all` that answer a user, each with "
+        "what was said before it. Models are measured by the last.",
+    )
     system: SystemText = ""
     chat_template: ChatTemplate = True
 

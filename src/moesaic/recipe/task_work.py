@@ -83,7 +83,8 @@ class TaskWork(StageWork[TaskRecipe]):
                     f"Domain {section.name!r} has no rows in the split {split!r}. Change data.test_fraction or "
                     "data.validation_fraction, or give the split a source of its own."
                 )
-        return replace(domain, test=domain.test[: self.recipe.arena.max_examples])
+        learned = tasks.lessons(section.task or ONLY, domain.train)
+        return replace(domain, train=learned, test=domain.test[: self.recipe.arena.max_examples])
 
     def pairs(self, name: str) -> list[Pair]:
         """The pairs of a domain that systems are measured on."""
@@ -208,7 +209,7 @@ class TaskWork(StageWork[TaskRecipe]):
         if self.recipe.given_experts:
             return ()
         name = self.recipe.domain_names[index]
-        further = range(2, self.recipe.experts.num_members + 1)
+        further = range(2, self.recipe.num_members_of(name) + 1)
         return (f"expert-{name}", *(f"expert-{name}-{member}" for member in further))
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sacrebleu.metrics.chrf import CHRF
@@ -25,7 +25,8 @@ class Chat(GenerativeTask):
     r"""Answer as an assistant, or continue what a user begins; an expert is usually one of a domain.
 
     A row is a conversation, a list of ``{"role": ..., "content": ...}`` that ends with the assistant's turn, or a
-    prompt and its response. The last turn of the assistant is what models learn to write; earlier ones they read.
+    prompt and its response. The last turn of the assistant is what models learn to write and are measured by; earlier
+    ones they read, and may learn too.
 
     Attributes:
         messages_field: The field that holds a conversation.
@@ -33,6 +34,8 @@ class Chat(GenerativeTask):
         response_field: The field that holds what the assistant answers to it, or a list of answers that are all
             right; the first is the one to learn, and the one that chrF++ and the log-likelihood look at.
         system_field: The field that holds the system's text; rows may lack it, and then :attr:`system` is taken.
+        learned_turns: Which of the assistant's turns models learn: the ``last``, or ``all`` that answer a user, each
+            with what was said before it.
 
     Example:
         >>> pair = Chat(system="Be brief.").pair({"prompt": "Who sang?", "response": "Ann."}, "row 1")
@@ -48,6 +51,7 @@ class Chat(GenerativeTask):
     prompt_field: str = "prompt"
     response_field: str = "response"
     system_field: str = "system"
+    learned_turns: Literal["last", "all"] = "last"
 
     @property
     def main_field(self) -> str:
@@ -78,6 +82,15 @@ class Chat(GenerativeTask):
                 "learn is the assistant's last turn. Leave out what follows it, or the row."
             )
         return (last["content"].strip(),)
+
+    def lessons(self, pair: Pair) -> Iterator[Pair]:
+        """See :meth:`GenerativeTask.lessons`: a conversation up to each turn of the assistant that is to be learned."""
+        earlier = zip(pair.messages, pair.messages[1:], strict=False) if self.learned_turns == "all" else ()
+        for number, (before, turn) in enumerate(earlier, start=1):
+            if (before["role"], turn["role"]) == ("user", "assistant"):
+                asked = pair.messages[:number]
+                yield Pair(_plain(asked), (turn["content"].strip(),), messages=asked)
+        yield pair
 
     def compare(
         self, answers: Answers, pairs: Sequence[Pair], *, baseline: str | None = None, num_resamples: int = 1000

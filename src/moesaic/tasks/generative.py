@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -146,6 +146,10 @@ class GenerativeTask(ABC):
     def pair(self, row: Mapping[str, Any], place: str) -> Pair:
         """A row as a pair; see :meth:`source` and :meth:`references`."""
         return replace(self.ask(row, place), references=self.references(row, place))
+
+    def lessons(self, pair: Pair) -> Iterator[Pair]:
+        """What models learn of a pair that they are trained on: itself, unless a task finds more in it."""
+        yield pair
 
 
 def write_task(task: GenerativeTask, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,14 @@ class TaskSet:
         """A row as a pair; see :meth:`GenerativeTask.pair`."""
         return _tagged(name, self.tasks[name].pair(row, place))
 
+    def lessons(self, name: str, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        """What models learn of pairs that they are trained on; see :meth:`GenerativeTask.lessons`."""
+        task = self.tasks[name]
+        return tuple(_tagged(name, lesson) for pair in self.untagged(name, pairs) for lesson in task.lessons(pair))
+
     def untagged(self, name: str, pairs: Sequence[Pair]) -> list[Pair]:
         """Pairs of one task as the task itself makes and reads them."""
-        tag = "" if name == ONLY else f"{task_tag(name)} "
-        return [replace(pair, source=pair.source.removeprefix(tag)) for pair in pairs]
+        return [_untagged(name, pair) for pair in pairs]
 
     def compare(
         self,
@@ -156,7 +160,20 @@ def _tagged(name: str, pair: Pair) -> Pair:
     """A pair whose source, and last turn where it has turns, begins with the task's tag."""
     if name == ONLY:
         return pair
-    tag, turns = f"{task_tag(name)} ", pair.messages
+    tag = f"{task_tag(name)} "
+    return _replace_sources(pair, lambda source: tag + source)
+
+
+def _untagged(name: str, pair: Pair) -> Pair:
+    """What :func:`_tagged` was given."""
+    if name == ONLY:
+        return pair
+    tag = f"{task_tag(name)} "
+    return _replace_sources(pair, lambda source: source.removeprefix(tag))
+
+
+def _replace_sources(pair: Pair, change: Callable[[str], str]) -> Pair:
+    turns = pair.messages
     if turns:
-        turns = (*turns[:-1], {**turns[-1], "content": tag + turns[-1]["content"]})
-    return replace(pair, source=tag + pair.source, messages=turns)
+        turns = (*turns[:-1], {**turns[-1], "content": change(turns[-1]["content"])})
+    return replace(pair, source=change(pair.source), messages=turns)
