@@ -15,6 +15,7 @@ from moesaic.training.classification import (
     sample_examples,
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
+from moesaic.training.dropout import ByteDropout
 from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.extractive import (
     DocumentSampler,
@@ -89,6 +90,7 @@ __all__ = [
     "Boosted",
     "BoostedClassifiers",
     "BoostingMethod",
+    "ByteDropout",
     "ChosenLanguageModeling",
     "Classification",
     "DocumentSample",

@@ -42,6 +42,7 @@ from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import TaskSet, end_of_turn, task_tag, tokenize_chats
 from moesaic.training import (
     ROUTER_ONLY,
+    ByteDropout,
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
@@ -148,7 +149,8 @@ class WritingKind(ModelKind):
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
         objective = SequenceToSequence(section.label_smoothing, self._domain_weights(sampler, domains))
-        fit(network, sampler, objective, _options(section, sampler, seed, self.trained))
+        with ByteDropout():
+            fit(network, sampler, objective, _options(section, sampler, seed, self.trained))
         return self._answerer(network)
 
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
@@ -189,7 +191,8 @@ class WritingKind(ModelKind):
         objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef, weights)
         use_short_attention(mixture.network)
         scales = {**self.trained, "combiner.*": 1.0}
-        fit(mixture.network, sampler, objective, _options(section, sampler, seed, scales))
+        with ByteDropout():
+            fit(mixture.network, sampler, objective, _options(section, sampler, seed, scales))
         return mixture
 
     def average(self, members: Mapping[str, Answerer], domains: Sequence[int]) -> Answerer:
