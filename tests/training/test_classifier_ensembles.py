@@ -254,8 +254,8 @@ def test_the_loop_is_taken_where_stacking_cannot_keep_the_options():
     plain = learner(TRAIN, seed=1)
     assert_same_bits(learner.fit_members([TRAIN, TRAIN], seeds=[0, 1])[1], plain)
     sentence = (
-        "Stacked members are trained in one part and with one learning rate: leave out gradient_accumulation_steps and "
-        "learning_rate_scales, or train the members one after the other."
+        "Stacked members are trained in one part, with one learning rate and AdamW: leave out "
+        "gradient_accumulation_steps, learning_rate_scales and optimizer, or train the members one after the other."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         learner.fit_members([TRAIN, TRAIN], seeds=[0, 1], execution="stacked")

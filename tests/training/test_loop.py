@@ -59,10 +59,10 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("averaged_share", [0, 0.7])
+@pytest.mark.parametrize(("averaged_share", "optimizer"), [(0, "adamw"), (0.7, "adamw"), (0, "muon")])
 @pytest.mark.parametrize("last_step", [1, 2, 3, 5])
-def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step, averaged_share):
-    stage = options(checkpoint_every=2, averaged_share=averaged_share)
+def test_a_killed_training_continues_to_the_same_bits(tmp_path, last_step, averaged_share, optimizer):
+    stage = options(checkpoint_every=2, averaged_share=averaged_share, optimizer=optimizer)
     whole = tiny_causal_lm()
     expected = fit(whole, sampler(), language_modeling, stage)
 

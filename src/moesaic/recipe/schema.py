@@ -131,7 +131,13 @@ class TrainingSection(Section):
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="Share of the learning rate that is left at the end of the cosine."
     )
-    weight_decay: Coefficient = Field(0.1, description="AdamW's decay, on matrices only.")
+    weight_decay: Coefficient = Field(0.1, description="Decoupled decay, as AdamW has it, on matrices only.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        exclude_if=lambda name: name == "adamw",
+        description="`muon` takes the steps of the layers' matrices and leaves the rest to AdamW: it learns more in a "
+        "step, and a step takes a little longer.",
+    )
     max_grad_norm: PositiveFloat = Field(1.0, description="Longer gradients are scaled down to this length.")
     gradient_accumulation_steps: PositiveInt = Field(
         1, description="Parts in which a batch is worked through, to save memory."

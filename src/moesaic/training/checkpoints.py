@@ -1,9 +1,10 @@
-"""Where a training stage stopped: weights, optimizer and history, as safetensors and JSON."""
+"""Where a training stage stopped: weights, optimizers and history, as safetensors and JSON."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _AVERAGE = "average.safetensors"
 def save_checkpoint(
     folder: Path,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: WeightAverage,
     history: list[StepRecord],
 ) -> None:
@@ -33,7 +34,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: tensor.data for name, tensor in _state(network).items()}, partial / "weights.safetensors")
-    save_file(optimizer_tensors(optimizer, network), partial / "optimizer.safetensors")
+    save_file(optimizer_tensors(optimizers, network), partial / "optimizer.safetensors")
     if average.mean:
         save_file(average.mean, partial / _AVERAGE)
     (partial / "history.json").write_text(json.dumps([asdict(record) for record in history]))
@@ -43,7 +44,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+    folder: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
 ) -> list[StepRecord]:
     """Continue from the last whole checkpoint.
 
@@ -57,7 +58,7 @@ def load_checkpoint(
     with torch.no_grad():
         for name, tensor in _state(network).items():
             tensor.copy_(weights[name])
-    load_optimizer_tensors(optimizer, network, load_file(found[-1] / "optimizer.safetensors"))
+    load_optimizer_tensors(optimizers, network, load_file(found[-1] / "optimizer.safetensors"))
     if (found[-1] / _AVERAGE).exists():
         average.mean = load_file(found[-1] / _AVERAGE, device=str(next(network.parameters()).device))
     return [StepRecord(**record) for record in json.loads((found[-1] / "history.json").read_text())]

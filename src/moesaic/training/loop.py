@@ -19,7 +19,7 @@ from moesaic.training.averaging import WeightAverage
 from moesaic.training.checkpoints import load_checkpoint, save_checkpoint
 from moesaic.training.memory import keep_memory_warm
 from moesaic.training.objectives import Losses, Objective
-from moesaic.training.optimizer import build_optimizer, set_learning_rate
+from moesaic.training.optimizer import build_optimizers, set_learning_rate
 from moesaic.training.options import TrainingOptions, freeze, resolve_precision
 from moesaic.training.processes import is_main, num_processes, rank, training_device
 from moesaic.training.records import OnStep, StepRecord
@@ -69,17 +69,18 @@ def fit(
     device = training_device()
     freeze(network, options.learning_rate_scales)
     network.to(device).train()
-    optimizer = build_optimizer(network, options, per_member=per_member)
+    optimizers = build_optimizers(network, options, per_member=per_member)
     clip = clip_each_member if per_member else clip_gradients
     average = WeightAverage(options)
-    history = load_checkpoint(checkpoint_folder, network, optimizer, average) if checkpoint_folder else []
+    history = load_checkpoint(checkpoint_folder, network, optimizers, average) if checkpoint_folder else []
     step_losses = _share(_StepLosses(network, objective), device)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     for step in range(len(history), options.num_steps):
         torch.manual_seed(options.seed * 1_000_003 + step)
-        learning_rate = set_learning_rate(optimizer, step, options)
-        optimizer.zero_grad(set_to_none=True)
+        learning_rate = set_learning_rate(optimizers, step, options)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         parts = _accumulate(step_losses, sampler.batch(step).to(device), options)
         loss = parts.pop("loss")
         if not math.isfinite(loss):
@@ -89,7 +90,8 @@ def fit(
                 f"({options.num_warmup_steps}); the last checkpoint is kept."
             )
         clip(parameters, options.max_grad_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average.add(network, step)
         num_tokens = (step + 1) * options.tokens_per_step
         history.append(StepRecord(step + 1, loss, parts, learning_rate, num_tokens))
@@ -97,7 +99,7 @@ def fit(
             on_step(history[-1])
         due = options.checkpoint_every and (step + 1) % options.checkpoint_every == 0
         if checkpoint_folder and due and is_main():
-            save_checkpoint(checkpoint_folder, network, optimizer, average, history)
+            save_checkpoint(checkpoint_folder, network, optimizers, average, history)
     average.put_into(network)
     network.eval().requires_grad_(True)
     return history

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+OptimizerName = Literal["adamw", "muon"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
 
@@ -26,7 +27,8 @@ class TrainingOptions:
             anything); the last pattern that matches counts, and 0 freezes.
         num_warmup_steps: Optimizer steps in which the learning rate rises linearly from 0.
         final_learning_rate: Share of ``learning_rate`` that is left at the end of the cosine.
-        weight_decay: AdamW's decay, on matrices only.
+        weight_decay: Decoupled decay, as AdamW has it, on matrices only.
+        optimizer: ``adamw``, or ``muon`` for the layers' matrices and AdamW for the rest, which learns more in a step.
         max_grad_norm: Gradients longer than this are scaled down to it.
         gradient_accumulation_steps: Parts in which a batch is worked through, to save memory.
         precision: ``auto`` is bfloat16 where the hardware multiplies it, float32 elsewhere. Weights stay float32.
@@ -44,6 +46,7 @@ class TrainingOptions:
     num_warmup_steps: int = 20
     final_learning_rate: float = 0.1
     weight_decay: float = 0.1
+    optimizer: OptimizerName = "adamw"
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
     precision: Precision = "auto"

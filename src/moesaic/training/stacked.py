@@ -41,8 +41,8 @@ def fit_stacked(
     """
     if not trains_stacked(options):
         raise ValueError(
-            "Stacked members are trained in one part and with one learning rate: leave out "
-            "gradient_accumulation_steps and learning_rate_scales, or train the members one after the other."
+            "Stacked members are trained in one part, with one learning rate and AdamW: leave out "
+            "gradient_accumulation_steps, learning_rate_scales and optimizer, or train the members one after the other."
         )
     joined = StackedMembers(networks)
 
@@ -57,7 +57,8 @@ def fit_stacked(
 
 def trains_stacked(options: TrainingOptions) -> bool:
     """Whether :func:`fit_stacked` can keep the options."""
-    return options.gradient_accumulation_steps == 1 and not options.learning_rate_scales
+    is_plain = not options.learning_rate_scales and options.optimizer == "adamw"
+    return is_plain and options.gradient_accumulation_steps == 1
 
 
 class _RowsOfMembers(nn.Module):
