@@ -134,6 +134,16 @@ def test_models_train_side_by_side(recipe, tmp_path):
     assert len(result.task_table.rows) == 6
 
 
+def test_an_ensemble_of_one_domain_alone(recipe, tmp_path):
+    settings = ["experts.training.num_steps=2", "router.training.num_steps=2", "joint.num_steps=0"]
+    settings.append("experts.num_members={letters: 2}")
+    assert moesaic.check(recipe, settings=settings).pairs["expert-letters"] == 2 * 2 * 16
+    result = moesaic.run(recipe, settings=settings, folder=tmp_path, quiet=True)
+    assert [row.name for row in result.task_table.rows][-2:] == ["expert letters, seed 2", "ensemble of 2 (letters)"]
+    assert (tmp_path / "stages" / "expert-letters-2").exists()
+    assert not (tmp_path / "stages" / "expert-digits-2").exists()
+
+
 def test_given_experts_are_taken_as_they_are(finished, recipe, tmp_path):
     paths = {name: finished.folder / "stages" / f"expert-{name}" / "model" for name in ("digits", "letters")}
     settings = [f"experts.checkpoints.{name}={path}" for name, path in paths.items()]
@@ -229,6 +239,10 @@ def test_a_source_without_rows_is_refused(recipe, tmp_path):
             "experts.checkpoints.digit=here",
             "toy.yaml, experts.checkpoints: names digit, but the domains are digits, letters. Give one checkpoint a "
             "domain, or none.",
+        ),
+        (
+            "experts.num_members={digit: 2}",
+            "toy.yaml, experts.num_members: names digit, but the domains are digits, letters.",
         ),
     ],
 )

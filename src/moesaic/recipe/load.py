@@ -76,6 +76,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> LoadedRecipe[
         _check_consistency(recipe, path.name)
     else:
         _check_names(recipe.domain_names, recipe.experts.checkpoints, path.name)
+        _check_num_members(recipe, path.name)
         _check_tasks(recipe, path.name)
         _check_model(recipe, path.name)
         check_checkpoints(recipe, path.name)
@@ -169,6 +170,15 @@ def _check_names(names: Sequence[str], checkpoints: Mapping[str, str], where: st
         raise RecipeError(
             f"{where}, experts.checkpoints: names {', '.join(checkpoints)}, but the domains are {', '.join(names)}. "
             "Give one checkpoint a domain, or none."
+        )
+
+
+def _check_num_members(recipe: TaskRecipe, where: str) -> None:
+    count, names = recipe.experts.num_members, recipe.domain_names
+    unknown = [] if isinstance(count, int) else [name for name in count if name not in names]
+    if unknown:
+        raise RecipeError(
+            f"{where}, experts.num_members: names {', '.join(unknown)}, but the domains are {', '.join(names)}."
         )
 
 

@@ -56,10 +56,10 @@ def plan_task(loaded: LoadedRecipe[TaskRecipe]) -> TaskPlan:
     problems += unfit
     section, names = recipe.experts.training, recipe.domain_names
     given = bool(recipe.given_experts)
-    trained = [] if given else [f"expert-{name}" for name in names]
     per_stage = section.num_steps * section.batch_size
     pairs = {"seed": recipe.seed.num_steps * recipe.seed.batch_size} if recipe.seed.num_steps else {}
-    pairs |= dict.fromkeys(trained, per_stage * recipe.experts.num_members)
+    if not given:
+        pairs |= {f"expert-{name}": per_stage * recipe.num_members_of(name) for name in names}
     for task in recipe.shared_tasks:
         pairs[task_dense_stage(task)] = task_dense_steps(recipe, task) * section.batch_size
     if recipe.has_dense:

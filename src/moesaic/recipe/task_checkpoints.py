@@ -33,9 +33,10 @@ def check_checkpoints(recipe: TaskRecipe, where: str) -> None:
             f"{where}, experts.training.num_steps: without training, all experts are one and the same checkpoint. Give "
             "steps, or a checkpoint a domain in model.names."
         )
-    if not num_steps and recipe.experts.num_members > 1:
+    most = max(map(recipe.num_members_of, recipe.domain_names))
+    if not num_steps and most > 1:
         raise RecipeError(
-            f"{where}, experts.num_members: without training, {recipe.experts.num_members} members of a domain are one "
+            f"{where}, experts.num_members: without training, {most} members of a domain are one "
             "and the same checkpoint. Set it to 1, or give steps."
         )
     for key, section in {"experts.training": recipe.experts.training, "joint": recipe.joint}.items():

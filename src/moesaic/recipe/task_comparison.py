@@ -108,7 +108,7 @@ class _Comparison:
 
     def _best_own(self, domain: str, texts: Answers, likelihoods: Likelihoods) -> str:
         """The best of a domain's own models."""
-        further = range(2, self.recipe.experts.num_members + 1)
+        further = range(2, self.recipe.num_members_of(domain) + 1)
         names = [f"expert {domain}", *(member_name(member, domain) for member in further)]
         if len(names) == 1:
             return names[0]

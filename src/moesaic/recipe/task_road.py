@@ -32,15 +32,15 @@ def plan_task_road(work: TaskWork) -> list[Stage]:
 
 
 def _experts(work: TaskWork) -> list[Stage]:
-    """The model that all start at, where one is wanted; one or several of each domain, the dense ones of tasks with
-    several, and the dense one of all.
+    """The model that all start at, where one is wanted; one of each domain, the dense ones of tasks with several, and
+    the dense one of all; then further members of the domains, which no other stage waits for.
     """
     recipe = work.recipe
     common = {"model": recipe.model.model_dump(), "random_seed": recipe.random_seed}
     seed = recipe.seed.model_dump() | common | _balance(recipe)
     needs = ("data", "seed") if work.has_seed else ("data",)
     settings = recipe.experts.training.model_dump() | common
-    stages = [
+    members = [
         Stage(
             stage,
             partial(work.train_expert, index, member),
@@ -51,16 +51,18 @@ def _experts(work: TaskWork) -> list[Stage]:
         for index in range(len(recipe.domain_names))
         for member, stage in enumerate(work.member_stages(index))
     ]
+    stages = [stage for stage in members if stage.name in work.expert_stages]
+    further = [stage for stage in members if stage.name not in work.expert_stages]
     if work.has_seed:
         stages.insert(0, Stage("seed", work.train_seed, seed, ("data",), shared=True))
     if not recipe.has_dense:
-        return stages
+        return stages + further
     for task, domains in recipe.shared_tasks.items():
         its = {"num_steps": task_dense_steps(recipe, task), "domains": domains}
         train = partial(work.train_task_dense, task)
         stages.append(Stage(task_dense_stage(task), train, settings | its | _balance(recipe), needs, shared=True))
     dense = settings | {"num_steps": dense_steps(recipe)} | _balance(recipe)
-    return [*stages, Stage("dense", work.train_dense, dense, needs, shared=True)]
+    return [*stages, Stage("dense", work.train_dense, dense, needs, shared=True), *further]
 
 
 def _mixture(work: TaskWork) -> list[Stage]:

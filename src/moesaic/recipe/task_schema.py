@@ -78,7 +78,7 @@ class TaskTrainingSection(TrainingSection):
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the learning rate that is left at the end of the cosine."
     )
-    weight_decay: Coefficient = Field(0.01, description="AdamW's decay, on matrices only.")
+    weight_decay: Coefficient = Field(0.01, description="Decoupled decay, as AdamW has it, on matrices only.")
     checkpoint_every: Count = Field(1000, description="Optimizer steps between checkpoints; 0 makes none.")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of every label that is spread evenly over the vocabulary."
@@ -91,8 +91,10 @@ class TaskExpertsSection(Section):
     checkpoints: dict[str, str] = Field(
         default_factory=dict, description="A folder or Hub name for each domain; these experts are taken as they are."
     )
-    num_members: PositiveInt = Field(
-        1, description="Models of each domain, with other random seeds; the further ones make an ensemble a domain."
+    num_members: PositiveInt | dict[str, PositiveInt] = Field(
+        1,
+        description="Models of each domain, with other random seeds; the further ones make an ensemble a domain. Or of "
+        "some domains by name, such as `{en-de: 4}`; the others have one.",
     )
     training: TaskTrainingSection = Field(
         default_factory=lambda: TaskTrainingSection(num_steps=5000), description="Training of each on its domain."
@@ -211,6 +213,11 @@ class TaskRecipe(Section):
         if isinstance(self.model, CheckpointSection) and not self.experts.training.num_steps:
             return {name: self.model.names.get(name, self.model.name or "") for name in self.domain_names}
         return self.experts.checkpoints
+
+    def num_members_of(self, domain: str) -> int:
+        """How many models of a domain are trained."""
+        count = self.experts.num_members
+        return count if isinstance(count, int) else count.get(domain, 1)
 
     @property
     def has_dense(self) -> bool:

@@ -71,14 +71,13 @@ def plan_systems(work: TaskWork) -> list[System]:
 
 def _members_and_ensembles(work: TaskWork) -> list[System]:
     """Further members of each domain, and the ensemble of all its members; each is asked about its own domain."""
-    recipe, count = work.recipe, work.recipe.experts.num_members
-    found = []
-    for index, name in enumerate(recipe.domain_names if count > 1 else ()):
-        stages = work.member_stages(index)
+    recipe, found = work.recipe, []
+    for index, name in enumerate(recipe.domain_names):
+        stages, count = work.member_stages(index), recipe.num_members_of(name)
         for number, stage in enumerate(stages[1:], start=2):
             member = member_name(number, name)
             found.append(_of_stage(work, member, "expert", stage, expert_pairs(recipe, 1), (name,)))
-        if work.kind.can_average:
+        if count > 1 and work.kind.can_average:
             build, pairs = partial(_ensemble, work, index), expert_pairs(recipe, count)
             found.append(System(ensemble_name(count, name), "ensemble", stages, build, pairs, (name,)))
     return found
