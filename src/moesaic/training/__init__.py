@@ -15,7 +15,7 @@ from moesaic.training.classification import (
     sample_examples,
 )
 from moesaic.training.document_bagging import DocumentSample, out_of_bag_nats, sample_documents
-from moesaic.training.dropout import ByteDropout
+from moesaic.training.dropout import ByteDropout, cheap_dropout
 from moesaic.training.em import EMFit, EMIteration, fit_em
 from moesaic.training.extractive import (
     DocumentSampler,
@@ -128,6 +128,7 @@ __all__ = [
     "balance_tasks",
     "boost",
     "calibrate_selective",
+    "cheap_dropout",
     "collect_held_out",
     "combined_nats",
     "fit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from moesaic.training.processes import training_device
 
 _VALUES_OF_A_BYTE = 256
 
@@ -39,6 +42,11 @@ class ByteDropout(TorchFunctionMode):
         """Take the place of dropout; leave all else as it is."""
         kwargs = kwargs or {}
         return (_dropout if function is F.dropout else function)(*args, **kwargs)
+
+
+def cheap_dropout() -> contextlib.AbstractContextManager[Any]:
+    """:class:`ByteDropout` where models are trained on a CPU, and nothing elsewhere."""
+    return ByteDropout() if training_device().type == "cpu" else contextlib.nullcontext()
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

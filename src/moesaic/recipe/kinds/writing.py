@@ -42,12 +42,12 @@ from moesaic.seq2seq_mixture import Seq2SeqMixture
 from moesaic.tasks import TaskSet, end_of_turn, task_tag, tokenize_chats
 from moesaic.training import (
     ROUTER_ONLY,
-    ByteDropout,
     RoutedSequenceToSequence,
     SequenceToSequence,
     SourceRouting,
     TrainingOptions,
     balance_tasks,
+    cheap_dropout,
     use_short_attention,
 )
 
@@ -149,7 +149,7 @@ class WritingKind(ModelKind):
         sampler = self._sampler(domains, section, seed)
         use_short_attention(network)
         objective = SequenceToSequence(section.label_smoothing, self._domain_weights(sampler, domains))
-        with ByteDropout():
+        with cheap_dropout():
             fit(network, sampler, objective, _options(section, sampler, seed, self.trained))
         return self._answerer(network)
 
@@ -191,7 +191,7 @@ class WritingKind(ModelKind):
         objective = RoutedSequenceToSequence(section.label_smoothing, section.router_domain_loss_coef, weights)
         use_short_attention(mixture.network)
         scales = {**self.trained, "combiner.*": 1.0}
-        with ByteDropout():
+        with cheap_dropout():
             fit(mixture.network, sampler, objective, _options(section, sampler, seed, scales))
         return mixture
 
