@@ -104,11 +104,12 @@ def test_any_shape_and_any_choice_gives_the_sum(num_tokens, hidden, half, num_ex
         "sentinels only": torch.full((num_tokens, top_k), num_experts),
     }[skew]
     layer = (states, gate_up, down, index, weights)
-    # Terms may cancel, and then no sum in the type is exact: PyTorch's own says how far off one must be.
+    # Terms may cancel, and then no sum in the type is exact: PyTorch's own says about how far off one must be; where
+    # terms are few, chance makes that several times as much or as little.
     gradient = torch.ones_like(states)
     pairs = zip(reference(layer, gradient, dtype), reference(layer, gradient, torch.float64), strict=True)
     unavoidable = max(relative_error(result, truth) for result, truth in pairs)
-    assert max(errors_of(layer, dtype=dtype, gradient=gradient)) < max(ROUNDING[dtype], 4 * unavoidable)
+    assert max(errors_of(layer, dtype=dtype, gradient=gradient)) < max(ROUNDING[dtype], 16 * unavoidable)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
