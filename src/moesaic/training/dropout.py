@@ -19,9 +19,9 @@ _VALUES_OF_A_BYTE = 256
 class ByteDropout(TorchFunctionMode):
     """While it is entered, dropout on a CPU draws one random byte a number.
 
-    PyTorch draws there a whole random integer for each number, one after the other, which took up to a sixth of a training
-    step of an encoder-decoder model of width 128 (``python -m benchmarks.dropout``). Here one integer serves eight
-    numbers. The share that is dropped is rounded to the next 256th, and what is kept is scaled up by what that share
+    PyTorch draws there a whole random integer for each number, one after the other, which took up to a sixth of a
+    training step of an encoder-decoder model of width 128 (``python -m benchmarks.dropout``). Here one integer serves
+    eight numbers. The share that is dropped is rounded to the next 256th, and what is kept is scaled up by what that share
     really is, so that the expected value is exact. Other devices keep their own dropout.
 
     Example:
