@@ -21,8 +21,8 @@ class ByteDropout(TorchFunctionMode):
 
     PyTorch draws there a whole random integer for each number, one after the other, which took up to a sixth of a
     training step of an encoder-decoder model of width 128 (``python -m benchmarks.dropout``). Here one integer serves
-    eight numbers. The share that is dropped is rounded to the next 256th, and what is kept is scaled up by what that share
-    really is, so that the expected value is exact. Other devices keep their own dropout.
+    eight numbers. The share that is dropped is rounded to the next 256th, and what is kept is scaled up by what that
+    share really is, so that the expected value is exact. Other devices keep their own dropout.
 
     Example:
         >>> _ = torch.manual_seed(0)
