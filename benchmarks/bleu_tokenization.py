@@ -10,7 +10,6 @@ every mark of punctuation for a word, than to sacrebleu's default ``13a``, which
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from benchmarks.record import save
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.load import load_recipe
 from moesaic.recipe.task_systems import plan_systems
-from moesaic.recipe.task_work import ANSWERS, TaskWork
+from moesaic.recipe.task_work import TaskWork
 
 TOKENIZERS = ("13a", "intl", "char")
 
@@ -36,16 +35,11 @@ def main() -> None:
     for system in plan_systems(work):
         own = [name for name in system.domains if system.name == f"expert {name}" or f"({name})" in system.name]
         for domain in own:
-            texts = json.loads(_answers(folder, system.name).read_text(encoding="utf-8"))["texts"][domain]
+            texts = work.answered(system.name)["texts"][domain]
             references = [[pair.target for pair in work.pairs(domain)]]
             scores = {name: BLEU(tokenize=name).corpus_score(texts, references).score for name in TOKENIZERS}
             rows.append({"system": system.name} | {name: f"{score:.2f}" for name, score in scores.items()})
     save("bleu_tokenization", rows, command=f"bleu_tokenization {arguments.recipe.as_posix()}")
-
-
-def _answers(folder: RunFolder, system: str) -> Path:
-    slug = "".join(letter if letter.isalnum() else " " for letter in system.lower())
-    return folder.path / "answers" / "-".join(slug.split()) / ANSWERS
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ trained and nothing else, and measured on its own domain. ``--name`` keeps the r
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from moesaic import run
 from moesaic.arena.grid import NAME
 from moesaic.recipe.folder import RunFolder
 from moesaic.recipe.load import load_recipe
-from moesaic.recipe.task_work import ANSWERS, TaskWork
+from moesaic.recipe.task_work import TaskWork
 
 
 def main() -> None:
@@ -73,9 +72,8 @@ def save_expert(recipe: Path, settings: list[str], place: Path, domain: str, rec
     name = f"expert {domain}"
     run(recipe, settings=settings, folder=place, until=f"answers: {name}")
     work = TaskWork(load_recipe(recipe, settings), RunFolder(place), Console(quiet=True))
-    answers = place / "answers" / _slug(name).replace("_", "-") / ANSWERS
-    texts = json.loads(answers.read_text(encoding="utf-8"))["texts"][domain]
-    measured = work.tasks.compare(work.recipe.task_of(domain), {name: texts}, work.pairs(domain))[name]
+    texts = {name: work.answered(name)["texts"][domain]}
+    measured = work.tasks.compare(work.recipe.task_of(domain), texts, work.pairs(domain))[name]
     rows = [
         {"metric": metric, "value": f"{found.value:.2f}", "95% interval": f"{found.low:.2f} to {found.high:.2f}"}
         for metric, found in measured.items()

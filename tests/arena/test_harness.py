@@ -12,6 +12,7 @@ from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm, tiny_tokenizer
 
 lm_eval = pytest.importorskip("lm_eval")
 
+# E402: what is imported below needs the optional library that the line above looks for.
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402

@@ -9,7 +9,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import moesaic
-from moesaic.data import TokenizedPairs, train_pair_tokenizer, train_tokenizer
+from moesaic.answering import RoutedWritingAnswerer
+from moesaic.data import Pair, TokenizedPairs, train_pair_tokenizer, train_tokenizer
 from moesaic.errors import DataError, RecipeError
 from moesaic.members import AdaptedLM, load_member, load_network, load_tokenizer
 from moesaic.recipe import load_recipe
@@ -154,6 +155,15 @@ def test_all_models_start_from_one_checkpoint(recipe, tmp_path, architecture):
     assert answer.prompt == "translate to digits: one two" and answer.shares.keys() == {"digits", "letters"}
 
 
+def test_each_language_that_a_prompt_names_has_a_router_of_its_own(recipe, tmp_path):
+    tokenizer = train_pair_tokenizer(["translate to digits", "translate to letters", *TEXTS], 320)
+    t5(len(tokenizer), tied=True).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    run(recipe, f"model.name={tmp_path / 'base'}", until="router")
+    combiner = load_member(recipe.parent / "run/stages/router/model").network.combiner
+    assert tokenizer.convert_ids_to_tokens(combiner.task_tokens) == ["Ġdigits", "Ġletters"]
+
+
 @pytest.mark.parametrize("architecture", ["marian", "llama"])
 def test_experts_can_be_adapters_that_share_the_checkpoint(recipe, tmp_path, architecture):
     folder = save(tmp_path / "base", architecture)
@@ -227,6 +237,13 @@ def test_experts_of_different_tokenizers_meet_at_text(recipe, tmp_path):
         assert answers(result, "mixture-one-expert-a-source", name) == expected
     answer = moesaic.generate(result.folder, "one two", fields={"target_lang": "le"}, num_beams=2, max_new_tokens=8)
     assert answer.text in written_by_transformers(letters, ["one two"]) and answer.shares == {"digits": 0, "letters": 1}
+    # Whatever the router thinks of a text, a model that writes another language is not asked.
+    answerer = RoutedWritingAnswerer.load(result.model)
+    assert answerer.languages == {"digits": ["di"], "letters": ["le"]}
+    answerer.network.router.network.head[-1].bias.data = torch.tensor([1000.0, 0.0])
+    for language, name in {"di": "digits", "le": "letters", "unknown": "digits"}.items():
+        [answered] = answerer.answer([Pair("one two", (), details={"language": language})])
+        assert answered.shares[name] == 1
     message = (
         "joint.num_steps: experts that start from these checkpoints meet at text, where nothing can be trained "
         "jointly: their tokenizers differ, or task.template has no {language}. Set it to 0, or give checkpoints that "

@@ -65,6 +65,19 @@ def test_a_template_says_what_models_from_elsewhere_read():
         Translation(template="{text}")
 
 
+@pytest.mark.parametrize(
+    ("template", "prompts"),
+    [
+        ("<2{language}> {source}", ("<2German> ", "<2fr> ")),
+        ("{source} in {language}", ()),  # a source may begin with any language's name
+        ("{source}", ()),
+    ],
+)
+def test_a_prompt_is_what_stands_before_the_source_and_tells_the_language(template, prompts):
+    task = Translation(template=template, language_names={"de": "German"}, target_languages=("de", "fr"))
+    assert task.prompts == prompts
+
+
 def test_languages_come_from_the_training_rows():
     task = Translation().learn([Pair("<2fr> a", ("b",)), Pair("<2de> a", ("b",)), Pair("<2fr> c", ("d",))])
     assert task.target_languages == ("de", "fr") and task.tags == ("<2de>", "<2fr>")

@@ -77,26 +77,56 @@ def test_balanced_tasks_count_the_same_however_many_tokens_their_targets_have():
     torch.testing.assert_close(same, plain)
 
 
+def router_of(combiner, task):
+    """The weights and the bias of a task's router; the last is that of sources without a task."""
+    own = combiner.router.weight.unflatten(1, (len(combiner.task_tokens) + 1, -1))[:, task]  # (member, width + 1)
+    return own[:, :-1], own[:, -1] + combiner.router.bias
+
+
 def test_each_task_has_a_router_of_its_own_over_the_same_members():
     network = mixture(BySource(choice=Hard(), task_tokens=(5, 4), router_width=8))
     scores = network.combiner.score(BATCH.source_ids, BATCH.source_mask.bool())
-    of_task = network.combiner.router.weight.unflatten(1, (2, 8))  # (member, task, width)
-    features = network.combiner.embedding(BATCH.source_ids[0]).mean(dim=0)
-    torch.testing.assert_close(scores[0], of_task[:, 0] @ features + network.combiner.router.bias)
-    torch.testing.assert_close(scores[2], network.combiner.router.bias)  # it has neither token
+    for row, task in enumerate((0, 1, 2)):  # the last row has neither token
+        weight, bias = router_of(network.combiner, task)
+        features = network.combiner.embedding(BATCH.source_ids[row][BATCH.source_mask[row].bool()]).mean(dim=0)
+        torch.testing.assert_close(scores[row], weight @ features + bias)
     scores[1].sum().backward()
-    gradient = network.combiner.router.weight.grad.unflatten(1, (2, 8))
-    assert gradient[:, 0].abs().max() == 0 < gradient[:, 1].abs().max()
+    gradient = network.combiner.router.weight.grad.unflatten(1, (3, 9))
+    assert gradient[:, (0, 2)].abs().max() == 0 < gradient[:, 1].abs().max()
 
 
 def test_the_first_task_token_of_a_source_says_whose_router_it_is():
     combiner = mixture(BySource(choice=Hard(), task_tokens=(5, 4), router_width=8)).combiner
     sources = torch.tensor([[0, 5, 6, 4], [4, 5, 5, 7]])
     scores = combiner.score(sources, torch.ones_like(sources).bool())
-    of_task = combiner.router.weight.unflatten(1, (2, 8))  # (member, task, width)
     for row, task in enumerate((0, 1)):  # the other task's token is a part of the text
-        features = combiner.embedding(sources[row]).mean(dim=0)
-        torch.testing.assert_close(scores[row], of_task[:, task] @ features + combiner.router.bias)
+        weight, bias = router_of(combiner, task)
+        torch.testing.assert_close(scores[row], weight @ combiner.embedding(sources[row]).mean(dim=0) + bias)
+
+
+@pytest.mark.parametrize("task_tokens, chosen", [((5, 4), 1), ((), 0)])
+def test_what_is_asked_for_decides_where_the_words_speak_for_another(task_tokens, chosen):
+    # Five words that both tasks have, and five of their own, as sentences about different things have.
+    words = torch.randint(0, 10, (64, 10), generator=torch.Generator().manual_seed(0))
+    own = torch.arange(10) < 5
+    first, second = (10 + words + own * offset for offset in (20, 40))
+    sources = torch.cat([torch.cat([torch.full((64, 1), tag), own], 1) for tag, own in ((5, first), (4, second))])
+    domains = torch.arange(2).repeat_interleave(64)
+    batch = PairBatch(sources, torch.ones_like(sources), sources, domains)
+    network = mixture(BySource(choice=Hard(), task_tokens=task_tokens))
+    optimizer = torch.optim.Adam(network.combiner.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        SourceRouting()(network, batch).total.backward()
+        optimizer.step()
+
+    def answers(sources):
+        return network.combiner.route_source(sources, torch.ones_like(sources).bool()).weights.argmax(-1)
+
+    assert answers(sources).equal(domains)
+    # The second task is asked of the first's words, which no source of the training did.
+    unseen = torch.cat([torch.full((64, 1), 4), first], dim=1)
+    assert answers(unseen).eq(chosen).all()
 
 
 def test_a_mixture_without_a_router_over_sources_is_refused():

@@ -24,6 +24,7 @@ class RoutedWritingAnswerer(Answerer):
     Attributes:
         network: A mixture of them, whose router is a :class:`moesaic.members.TextClassifier` of what is asked.
         tokenizers: The tokenizer of each, by name.
+        languages: The target languages that each learned to write, by name, where they translate.
         decoding: How they write; not saved.
     """
 
@@ -31,19 +32,33 @@ class RoutedWritingAnswerer(Answerer):
 
     network: RoutedMixture
     tokenizers: Mapping[str, PreTrainedTokenizerBase]
+    languages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
 
     def answer(self, pairs: Sequence[Pair]) -> list[Answered]:
         """See :meth:`Answerer.answer`; each model reads its own rows only."""
-        with torch.no_grad():
-            weights = self.network.route([router_text(pair) for pair in pairs]).weights  # (row, member)
+        chosen = self._choose(pairs)
         answers: dict[int, Answered] = {}
         for number, (name, writer) in enumerate(self.writers().items()):
-            rows = (weights[:, number] > 0).nonzero().flatten().tolist()
+            rows = [row for row, member in enumerate(chosen) if member == number]
             shares = {other: float(other == name) for other in self.network.member_names}
             for row, answered in zip(rows, writer.answer([pairs[row] for row in rows]), strict=True):
                 answers[row] = Answered(answered.text, shares)
         return [answers[row] for row in range(len(pairs))]
+
+    def _choose(self, pairs: Sequence[Pair]) -> list[int]:
+        """The number of the model that answers each row: of those that write its language, the router's choice.
+
+        To the router the language is one word of many, and a text may be nearest to those that became another.
+        """
+        with torch.no_grad():
+            scores = self.network.route([router_text(pair) for pair in pairs]).router_logits  # (row, member)
+        for row, pair in zip(scores, pairs, strict=True):
+            language = pair.details.get("language")
+            writes = [language in self.languages.get(name, ()) for name in self.network.member_names]
+            if any(writes):
+                row.masked_fill_(~torch.tensor(writes, device=row.device), float("-inf"))
+        return scores.argmax(dim=-1).tolist()
 
     def writers(self) -> dict[str, WritingAnswerer]:
         """The models, each by itself, by name."""
@@ -62,22 +77,28 @@ class RoutedWritingAnswerer(Answerer):
             writer.save(folder / "members" / name)
         router: Any = self.network.router
         router.save(folder / "router")
-        describe_answerer(folder, {"type": self.word, "members": self.network.member_names})
+        described = {"members": self.network.member_names, "languages": self.languages}
+        describe_answerer(folder, {"type": self.word, **described})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See :meth:`Answerer.load`."""
-        names = read_description(folder)["members"]
-        writers = {name: WritingAnswerer.load(folder / "members" / name) for name in names}
-        return cls.combine(writers, TextClassifier.load(folder / "router"))
+        described = read_description(folder)
+        writers = {name: WritingAnswerer.load(folder / "members" / name) for name in described["members"]}
+        return cls.combine(writers, TextClassifier.load(folder / "router"), described.get("languages", {}))
 
     @classmethod
-    def combine(cls, writers: Mapping[str, WritingAnswerer], router: TextClassifier) -> Self:
+    def combine(
+        cls,
+        writers: Mapping[str, WritingAnswerer],
+        router: TextClassifier,
+        languages: Mapping[str, Sequence[str]],
+    ) -> Self:
         """Several models and a router that knows them in their order; they write as the first does."""
         members = [ModuleMember(name, writer.network) for name, writer in writers.items()]
         tokenizers = {name: writer.tokenizer for name, writer in writers.items()}
         decoding = next(iter(writers.values())).decoding
-        return cls(RoutedMixture(members, router, top_k=1).eval(), tokenizers, decoding)
+        return cls(RoutedMixture(members, router, top_k=1).eval(), tokenizers, languages, decoding)
 
 
 def router_text(pair: Pair) -> str:

@@ -25,9 +25,10 @@ class BySource(Routed):
     written (:class:`moesaic.Seq2SeqMixture`), and causal models while they answer to a prompt.
 
     Args:
-        task_tokens: The tokens that say which task a source is of, the first of them in it. With them, each task has a
-            router of its own over the same features and the same members; a source that has none of them is routed by
-            the biases alone.
+        task_tokens: Tokens that say what is asked for, such as a task or a target language; the first of them in a
+            source counts. With them, each has a router of its own over the same features and the same members, and so
+            have the sources without any. In the mean alone such a token weighs as little as any other, and sources
+            unlike all that it was trained with would be routed by their words.
         **arguments: Those of :class:`Routed`.
 
     Reference: Kudugunta et al. (2021), section 3.1 (routing by sentence and by task), https://arxiv.org/abs/2110.03742;
@@ -48,8 +49,9 @@ class BySource(Routed):
 
     @property
     def num_features(self) -> int:
-        """See :attr:`Routed.num_features`: as many for each task, of which a source has those of its own."""
-        return super().num_features * max(1, len(self.task_tokens))
+        """See :attr:`Routed.num_features`: with task tokens, as many for each and a constant, and for none of them."""
+        own = super().num_features
+        return (own + 1) * (len(self.task_tokens) + 1) if self.task_tokens else own
 
     def score(
         self, source_ids: Int[Tensor, "batch source"], mask: Bool[Tensor, "batch source"]
@@ -109,10 +111,13 @@ class BySource(Routed):
         features = self.hidden(total / mask.sum(dim=1, keepdim=True).clamp_min(1))
         if not self.task_tokens:
             return features
-        # In the place of its task and zero elsewhere, so that one linear layer is one router a task.
         tokens = torch.tensor(self.task_tokens, device=source_ids.device)
         is_tag = (source_ids.unsqueeze(-1) == tokens) & mask.unsqueeze(-1)  # (batch, source, task)
         found = is_tag.any(dim=-1, keepdim=True)
         # The first says what is asked; others stand in the text that it is asked about.
         is_of_task = (is_tag & (found.cumsum(dim=1) == 1)).any(dim=1)  # (batch, task)
-        return torch.einsum("bt,bf->btf", is_of_task.to(features.dtype), features).flatten(1)
+        asks = torch.cat([is_of_task, ~is_of_task.any(dim=1, keepdim=True)], dim=1).to(features.dtype)
+        # In the place of its task and zero elsewhere, so that one linear layer is one router a task; the constant is
+        # that router's bias.
+        features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+        return torch.einsum("bt,bf->btf", asks, features).flatten(1)

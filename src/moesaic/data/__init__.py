@@ -25,6 +25,7 @@ from moesaic.data.pair_tokens import (
     encode_cut,
     ends_texts,
     first_target_tokens,
+    telling_tokens,
     tokenize_pairs,
 )
 from moesaic.data.pairs import TARGET_TOKEN, Pair, PairDomain, load_pair_domain, read_pair, write_pair
@@ -39,6 +40,7 @@ from moesaic.data.resample import (
     take_documents,
 )
 from moesaic.data.sources import Data, HubDataset, JsonLines, Parquet, RowSource, Source, TextFolder, name_sources
+from moesaic.data.token_splits import TokenSplits
 from moesaic.data.tokenizer import train_pair_tokenizer, train_reader_tokenizer, train_tokenizer
 
 SOURCES: dict[str, type[Source]] = {
@@ -78,6 +80,7 @@ __all__ = [
     "Sampler",
     "Source",
     "TextFolder",
+    "TokenSplits",
     "TokenizedDomain",
     "TokenizedPairs",
     "TrainingBatch",
@@ -103,6 +106,7 @@ __all__ = [
     "read_pair",
     "regroup",
     "take_documents",
+    "telling_tokens",
     "tokenize_domain",
     "tokenize_pairs",
     "train_pair_tokenizer",

@@ -185,7 +185,7 @@ class BatchSampler:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
-        generator = torch.Generator().manual_seed(_draw_seed(self.seed, self.first_step + step))
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, self.first_step + step))
         weights = torch.tensor(self.weights or [1.0] * len(self.domains))
         domain_index = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
         places = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
@@ -198,7 +198,8 @@ class BatchSampler:
         return Batch(sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous(), domain_index)
 
 
-def _draw_seed(seed: int, step: int) -> int:
+def draw_seed(seed: int, step: int) -> int:
+    """The random seed of one step."""
     digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 

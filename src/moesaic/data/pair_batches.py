@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from moesaic.data.batches import NOT_SCORED
+from moesaic.data.batches import NOT_SCORED, draw_seed
 from moesaic.data.examples import check_batch_size, draw_rows
 from moesaic.data.pair_tokens import TokenizedPairs
+from moesaic.data.token_splits import TokenSplits
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class PairSampler:
         batch_size: Pairs in a batch.
         pad_token_id: What fills sources up.
         seed: Makes the order.
+        splits: Cuts words in another way each time that they are drawn, if anything does.
+        max_tokens: Tokens of a source, and of a target, that no splitting exceeds.
 
     Raises:
         DataError: If there are fewer pairs than a batch has.
@@ -70,6 +73,8 @@ class PairSampler:
     batch_size: int
     pad_token_id: int
     seed: int
+    splits: TokenSplits | None = None
+    max_tokens: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         check_batch_size(self)
@@ -100,8 +105,13 @@ class PairSampler:
     def batch(self, step: int) -> PairBatch:
         """The batch of a step."""
         rows = [self._rows[row] for row in draw_rows(self, step).tolist()]
-        source_ids, source_mask = pad([source for source, _, _ in rows], self.pad_token_id)
-        labels, _ = pad([target for _, target, _ in rows], NOT_SCORED)
+        sources, targets = [source for source, _, _ in rows], [target for _, target, _ in rows]
+        if self.splits is not None:
+            generator = torch.Generator().manual_seed(draw_seed(self.seed, step))
+            sources = self.splits.split(sources, generator, max_tokens=self.max_tokens[0])
+            targets = self.splits.split(targets, generator, max_tokens=self.max_tokens[1])
+        source_ids, source_mask = pad(sources, self.pad_token_id)
+        labels, _ = pad(targets, NOT_SCORED)
         return PairBatch(source_ids, source_mask, labels, torch.tensor([domain for _, _, domain in rows]))
 
 

@@ -177,3 +177,24 @@ def _encode_targets(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -
         [*(both[len(source) :] if both[: len(source)] == source else own), tokenizer.eos_token_id]
         for source, both, own in zip(sources, joint, alone, strict=True)
     ]
+
+
+def telling_tokens(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The first token of each prompt that no other prompt has in its place; none where a token does not tell.
+
+    Example:
+        >>> from moesaic.data import train_pair_tokenizer
+        >>> tokenizer = train_pair_tokenizer(["translate to German", "translate to French"], 400)
+        >>> prompts = ["translate to German: ", "translate to French: "]
+        >>> tokenizer.convert_ids_to_tokens(telling_tokens(prompts, tokenizer))
+        ['ĠGerman', 'ĠFrench']
+    """
+    if len(prompts) < 2:
+        return []
+    encoded = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    for place, tokens in enumerate(zip(*encoded, strict=False)):
+        # One that the prompts begin with, all alike, is found in a source before the one that tells.
+        if len(set(tokens)) > 1:
+            tells = len(set(tokens)) == len(tokens) and not set(tokens).intersection(encoded[0][:place])
+            return list(tokens) if tells else []
+    return []

@@ -86,11 +86,15 @@ _WRITING = (
     "data.max_target_tokens",
     "decoding",
     "seed.label_smoothing",
+    "seed.split_probability",
     "experts.training.label_smoothing",
+    "experts.training.split_probability",
     "router.width",
     "router.per_task",
     "router.training.label_smoothing",
+    "router.training.split_probability",
     "joint.label_smoothing",
+    "joint.split_probability",
     "joint.router_domain_loss_coef",
 )
 """Keys that say nothing to models which take their answers from the text."""

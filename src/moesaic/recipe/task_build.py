@@ -36,7 +36,7 @@ def build_task_options(
         sequence_length: Tokens that are read of a row, on average.
         scales: The stage's learning-rate scales.
     """
-    arguments = section.model_dump(exclude={"label_smoothing", "router_domain_loss_coef"})
+    arguments = section.model_dump(exclude={"label_smoothing", "split_probability", "router_domain_loss_coef"})
     arguments["learning_rate_scales"] = {**(scales or {}), **section.learning_rate_scales}
     return TrainingOptions(sequence_length=sequence_length, seed=seed, **arguments)
 

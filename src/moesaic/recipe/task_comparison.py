@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,22 +13,19 @@ from moesaic.recipe.task_build import expert_pairs
 from moesaic.recipe.task_schema import TaskRecipe
 from moesaic.recipe.task_scores import Likelihoods, measure
 from moesaic.recipe.task_systems import JOINT, ORACLE, ROUTED, System, member_name, task_dense_name
-from moesaic.recipe.task_work import ANSWERS, TaskWork
+from moesaic.recipe.task_work import TaskWork
 from moesaic.tasks import ONLY, Answers, Measured
 
 
-def compare(work: TaskWork, systems: Sequence[System], folders: Sequence[Path], output: Path) -> None:
+def compare(work: TaskWork, systems: Sequence[System], output: Path) -> None:
     """Score all answers and write the table.
 
     Args:
         work: The run.
         systems: Everything that answered.
-        folders: Where the answers of each are.
         output: Where the table goes.
     """
-    written = [json.loads((folder / ANSWERS).read_text(encoding="utf-8")) for folder in folders]
-    answered = {system.name: values for system, values in zip(systems, written, strict=True)}
-    table = _Comparison(work, systems, answered).table()
+    table = _Comparison(work, systems, {system.name: work.answered(system.name) for system in systems}).table()
     (output / TABLE).write_text(table.to_json())
     (output / "table.md").write_text(table.to_markdown() + "\n" + table.confusion_markdown())
     (output / "table.csv").write_text(table.to_csv())

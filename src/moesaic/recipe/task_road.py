@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any
 
@@ -20,12 +19,11 @@ def plan_task_road(work: TaskWork) -> list[Stage]:
     stages = [Stage("data", work.prepare_data, _data_settings(work)), *_experts(work), *_mixture(work)]
     systems = plan_systems(work)
     answers = [_answers(work, system) for system in systems]
-    folders = [work.folder.path / str(stage.place) for stage in answers]
     arena: dict[str, Any] = {"num_resamples": work.recipe.arena.num_resamples}
     if work.recipe.arena.metrics is not None:
         arena["metrics"] = work.recipe.arena.metrics
     needs = ("data", *(stage.name for stage in answers))
-    stages += [*answers, Stage("arena", partial(compare, work, systems, folders), arena, needs)]
+    stages += [*answers, Stage("arena", partial(compare, work, systems), arena, needs)]
     text = {"recipe": work.loaded.text}
     stages.append(Stage("export", work.export, text, ("arena", work.final_stage), place="model"))
     return stages
@@ -82,7 +80,6 @@ def _mixture(work: TaskWork) -> list[Stage]:
 
 def _answers(work: TaskWork, system: System) -> Stage:
     """The stage in which a system answers the test rows: again when what it is made of or how it writes changes."""
-    slug = re.sub(r"[^a-z0-9]+", "-", system.name.lower()).strip("-")
     settings: dict[str, Any] = work.recipe.decoding.model_dump() | {
         "max_source_tokens": work.recipe.data.max_source_tokens,
         "max_target_tokens": work.recipe.data.max_target_tokens,
@@ -95,7 +92,7 @@ def _answers(work: TaskWork, system: System) -> Stage:
         partial(work.write_answers, system.build, system.domains),
         settings,
         needs,
-        place=f"answers/{slug}",
+        place=work.answers_place(system.name),
     )
 
 

@@ -83,6 +83,12 @@ class TaskTrainingSection(TrainingSection):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of every label that is spread evenly over the vocabulary."
     )
+    split_probability: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        exclude_if=lambda probability: not probability,
+        description="Probability that a token which a BPE tokenizer merged of two is read and written as these two, "
+        "drawn anew each time: of few texts, models learn more. 0 splits none.",
+    )
 
 
 class TaskExpertsSection(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from moesaic.recipe.task_schema import TaskDomainSection, TaskRecipe, TaskTraini
 from moesaic.tasks import ONLY, TaskSet
 from moesaic.training import Objective, TrainingOptions, is_main
 
-ANSWERS = "answers.json"
+_ANSWERS = "answers.json"
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,17 @@ class TaskWork(StageWork[TaskRecipe]):
                 likelihoods[name] = answerer.score(pairs)
         written = {"texts": texts, "seconds": seconds, "routed": routed, "likelihoods": likelihoods}
         written |= {"total": answerer.num_parameters, "active": answerer.active_parameters}
-        (output / ANSWERS).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+        (output / _ANSWERS).write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+
+    def answers_place(self, system: str) -> str:
+        """Where in the run's folder the answers of a system are."""
+        return "answers/" + re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-")
+
+    def answered(self, system: str) -> dict[str, Any]:
+        """What a system answered, as :meth:`write_answers` wrote it."""
+        place = self.folder.path / self.answers_place(system) / _ANSWERS
+        answered: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        return answered
 
     @property
     def table(self) -> TaskTable:

@@ -123,6 +123,11 @@ class GenerativeTask(ABC):
         """Words that sources begin with and that a tokenizer must keep whole."""
         return ()
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """How sources begin that ask for different things, where they say so before what it is asked about."""
+        return ()
+
     def learn(self, pairs: Sequence[Pair]) -> GenerativeTask:
         """The task with what it takes from the pairs that models are trained on, such as the languages."""
         return self

@@ -104,6 +104,14 @@ class Translation(GenerativeTask):
         """See :attr:`GenerativeTask.tags`: one a target language, unless the template is another."""
         return tuple(f"<2{language}>" for language in self.target_languages or ()) if self._has_tags else ()
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """See :attr:`GenerativeTask.prompts`: one a target language, where the template has it before the source."""
+        if self._slots.index("source") == 0:
+            return ()
+        names = [self._name(language) for language in self.target_languages or ()]
+        return tuple(self.template.format(language=name, source="") for name in names)
+
     def learn(self, pairs: Sequence[Pair]) -> Translation:
         """See :meth:`GenerativeTask.learn`: the target languages."""
         if self.target_languages is not None:
@@ -142,12 +150,15 @@ class Translation(GenerativeTask):
     def __post_init__(self) -> None:
         if self.target_languages is not None:  # a list where it was read from JSON
             object.__setattr__(self, "target_languages", tuple(self.target_languages))
-        slots = [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
-        if "source" not in slots or not {"source", "language"}.issuperset(slots):
+        if "source" not in self._slots or not {"source", "language"}.issuperset(self._slots):
             raise ValueError(
                 f"template must have {{source}}, and may have {{language}}, got {self.template!r}. Write {{{{ and }}}} "
                 "for braces that are to stand there."
             )
+
+    @property
+    def _slots(self) -> list[str]:
+        return [name for _, name, _, _ in Formatter().parse(self.template) if name is not None]
 
     def _name(self, language: str) -> str:
         return self.language_names.get(language, language)

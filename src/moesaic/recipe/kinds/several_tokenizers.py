@@ -101,8 +101,8 @@ class SeveralTokenizersKind(ModelKind):
     def train_router(self, experts: Mapping[str, Answerer], fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_router`: a linear classifier of the n-grams of what is asked."""
         section, seed = self.recipe.router.training, self.recipe.random_seed
-        domains = [[router_text(pair) for pair in self.pairs(index, "train")] for index in range(len(experts))]
-        texts = [text for domain in domains for text in domain]
+        domains = [self.pairs(index, "train") for index in range(len(experts))]
+        texts = [router_text(pair) for domain in domains for pair in domain]
         encoder = {"pair_prefix": 0, "num_buckets": _ROUTER_BUCKETS}
         classifier = make_text_classifier("ngram_linear", texts, num_classes=len(experts), seed=seed, encoder=encoder)
         labels = torch.tensor([index for index, domain in enumerate(domains) for _ in domain])
@@ -110,7 +110,9 @@ class SeveralTokenizersKind(ModelKind):
         mean_words = round(sum(len(text.split()) for text in texts) / len(texts))
         fit(classifier, sampler, Classification(), build_task_options(section, seed, sequence_length=mean_words))
         writers = {name: expert for name, expert in experts.items() if isinstance(expert, WritingAnswerer)}
-        return RoutedWritingAnswerer.combine(writers, classifier)
+        languages = [{pair.details["language"] for pair in domain if "language" in pair.details} for domain in domains]
+        learned = {name: sorted(own) for name, own in zip(experts, languages, strict=True)}
+        return RoutedWritingAnswerer.combine(writers, classifier, learned)
 
     def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
         """Refused where the recipe is read; see :func:`meet_at_text`."""

@@ -26,7 +26,9 @@ from moesaic.data import (
     PairDomain,
     PairSampler,
     TokenizedPairs,
+    TokenSplits,
     mix_domains,
+    telling_tokens,
     tokenize_pairs,
     train_pair_tokenizer,
 )
@@ -165,22 +167,27 @@ class WritingKind(ModelKind):
         return self._answerer(mixture)
 
     def _task_tokens(self) -> list[int]:
-        """The tokens of the tasks' tags, where each task has a router of its own.
+        """The tokens by which a source finds its router: of target languages, and of tasks where each has its own.
 
         Raises:
-            CheckpointError: If the experts' tokenizer does not know one.
+            CheckpointError: If each task is to have a router, and the experts' tokenizer does not know its tag.
         """
-        if not self.recipe.router.per_task:
-            return []
-        tags, vocabulary = [task_tag(name) for name in self.recipe.named_tasks], self.tokenizer.get_vocab()
-        for tag in tags:
-            if tag not in vocabulary:
-                given = ", ".join(self.given_checkpoints.values())
-                raise CheckpointError(
-                    f"{given}: the tokenizer has no token {tag}, by which a source would find the router of its task. "
-                    "Set router.per_task to false: the one router then reads the whole source."
-                )
-        return [vocabulary[tag] for tag in tags]
+        tasks, vocabulary = TaskSet.load(self.data), self.tokenizer.get_vocab()
+        assert tasks is not None, "the data stage writes the tasks"
+        tokens: list[int] = []
+        for name, task in tasks.tasks.items():
+            if languages := telling_tokens(task.prompts, self.tokenizer):
+                tokens += languages
+            elif self.recipe.router.per_task:
+                tag = task_tag(name)
+                if tag not in vocabulary:
+                    given = ", ".join(self.given_checkpoints.values())
+                    raise CheckpointError(
+                        f"{given}: the tokenizer has no token {tag}, by which a source would find the router of its "
+                        "task. Set router.per_task to false: the one router then reads the whole source."
+                    )
+                tokens.append(vocabulary[tag])
+        return tokens
 
     def train_jointly(self, mixture: Answerer, fit: Fit) -> Answerer:
         """See :meth:`ModelKind.train_jointly`: each expert learns what the router sends it."""
@@ -238,7 +245,10 @@ class WritingKind(ModelKind):
         names = [self.recipe.domain_names[index] for index in domains]
         tokens = [TokenizedPairs.load(self.data / f"{name}.train.safetensors") for name in names]
         mixed = mix_domains(tokens, self.recipe.balance.temperature)
-        return PairSampler(mixed, section.batch_size, self.tokenizer.pad_token_id, seed)
+        chance, data = section.split_probability, self.recipe.data
+        splits = TokenSplits.of(self.tokenizer, chance) if chance else None
+        limits = (data.max_source_tokens, data.max_target_tokens)
+        return PairSampler(mixed, section.batch_size, self.tokenizer.pad_token_id, seed, splits, limits)
 
     def _domain_weights(self, sampler: PairSampler, domains: Sequence[int]) -> tuple[float, ...] | None:
         """What a token of each domain counts; ``None`` where all count the same."""
