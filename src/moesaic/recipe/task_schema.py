@@ -129,7 +129,8 @@ class TaskRouterSection(Section):
     per_task: bool = Field(
         False,
         exclude_if=lambda per_task: not per_task,
-        description="Whether each of several tasks has a router of its own, over the same experts.",
+        description="Whether each of several tasks has a router of its own, over the same experts. Target languages "
+        "that a tag or a prompt names always have.",
     )
     training: TaskTrainingSection = Field(
         default_factory=lambda: TaskTrainingSection(num_steps=300, learning_rate=1e-2, num_warmup_steps=20),
