@@ -123,6 +123,11 @@ def test_a_change_of_the_cut_makes_the_data_anew(finished, recipe):
             "it out.",
         ),
         (
+            "experts.training.split_probability=0.1",
+            "sum.yaml, experts.training.split_probability: this says nothing to the models of this recipe, of the type "
+            "'sentence_scorer'. Leave it out.",
+        ),
+        (
             "experts.training.label_smoothing=0.1",
             "sum.yaml, experts.training.label_smoothing: this says nothing to the models of this recipe, of the type "
             "'sentence_scorer'. Leave it out.",

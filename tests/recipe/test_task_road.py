@@ -134,6 +134,18 @@ def test_models_train_side_by_side(recipe, tmp_path):
     assert len(result.task_table.rows) == 6
 
 
+def test_words_can_be_cut_anew_at_each_reading(recipe, tmp_path):
+    settings = ["experts.training.num_steps=2"]
+    losses = {}
+    for probability in (0, 0.5):
+        folder = tmp_path / str(probability)
+        setting = f"experts.training.split_probability={probability}"
+        moesaic.run(recipe, settings=[*settings, setting], folder=folder, until="expert-digits", quiet=True)
+        history = json.loads((folder / "stages/expert-digits/history.json").read_text())
+        losses[probability] = history[0]["loss"]
+    assert losses[0] != losses[0.5]
+
+
 def test_an_ensemble_of_one_domain_alone(recipe, tmp_path):
     settings = ["experts.training.num_steps=2", "router.training.num_steps=2", "joint.num_steps=0"]
     settings.append("experts.num_members={letters: 2}")
