@@ -128,10 +128,16 @@ def test_the_exported_model_knows_its_task(finished):
         moesaic.generate(finished.folder, "one", fields={"target_lang": "xx"})
 
 
-def test_models_train_side_by_side(recipe, tmp_path):
+def test_models_train_side_by_side_and_say_which_they_are(recipe, tmp_path, capfd):
     settings = ["experts.training.num_steps=2", "experts.num_members=1", "router.training.num_steps=2"]
-    result = moesaic.run(recipe, settings=[*settings, "joint.num_steps=0"], folder=tmp_path, jobs=2, quiet=True)
+    result = moesaic.run(recipe, settings=[*settings, "joint.num_steps=0"], folder=tmp_path, jobs=2)
     assert len(result.task_table.rows) == 6
+    printed = capfd.readouterr().out
+    for stage in ("expert-digits", "expert-letters"):
+        assert re.search(rf"^  {stage}: step 2/2  loss \d\.\d+  [\d,]+ tokens/s  0 s left$", printed, re.MULTILINE)
+    changed = [*settings, "joint.num_steps=0", "experts.training.num_steps=3"]
+    moesaic.run(recipe, settings=changed, folder=tmp_path, until="dense", jobs=2, quiet=True)
+    assert capfd.readouterr().out == ""
 
 
 def test_words_can_be_cut_anew_at_each_reading(recipe, tmp_path):

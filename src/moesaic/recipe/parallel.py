@@ -26,6 +26,7 @@ def train_side_by_side(
     *,
     num_processes: int,
     on_done: Callable[[Stage], None],
+    quiet: bool = False,
 ) -> None:
     """Execute training stages in processes of their own, each as soon as what it needs is there.
 
@@ -39,6 +40,7 @@ def train_side_by_side(
         done: Names of the stages that are done; those executed are added.
         num_processes: Stages at a time.
         on_done: Told of every stage that is done.
+        quiet: Print nothing of what a stage says while it works.
 
     Raises:
         Exception: What a stage raised, when the stages beside it have ended.
@@ -51,7 +53,7 @@ def train_side_by_side(
         while waiting or running:
             for stage in [stage for stage in waiting if done.issuperset(stage.needs)]:
                 waiting.remove(stage)
-                running[pool.submit(_execute, loaded, folder, stage.name)] = stage
+                running[pool.submit(_execute, loaded, folder, stage.name, quiet)] = stage
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 stage = running.pop(future)
@@ -65,7 +67,20 @@ def _begin(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def _execute(loaded: LoadedRecipe[Any], folder: RunFolder, name: str) -> None:
-    _, stages = plan(loaded, folder, Console(file=io.StringIO()))
+def _execute(loaded: LoadedRecipe[Any], folder: RunFolder, name: str, quiet: bool) -> None:
+    _, stages = plan(loaded, folder, Console(file=io.StringIO() if quiet else _UnderName(name)))
     with quiet_transformers():
         folder.execute(next(stage for stage in stages if stage.name == name))
+
+
+class _UnderName(io.StringIO):
+    """Standard output, on which each line says which of the stages that work at the time it is from."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def write(self, text: str) -> int:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            print(f"  {self.name}: {line}", flush=True)
+        return len(text)

@@ -122,7 +122,7 @@ def run(
             with run_folder.name_full_disk("the recipe"):
                 (run_folder.path / "recipe.yaml").write_text(loaded.text, encoding="utf-8")
                 _write_lock(run_folder, stages)
-        _execute(work, stages, to_do, jobs)
+        _execute(work, stages, to_do, jobs, quiet)
         with run_folder.name_full_disk("the page"):
             names = [stage.name for stage in stages]
             is_task = isinstance(loaded.recipe, TaskRecipe)
@@ -132,7 +132,7 @@ def run(
     return result
 
 
-def _execute(work: Work | TaskWork, stages: Sequence[Stage], to_do: Sequence[Stage], jobs: int) -> None:
+def _execute(work: Work | TaskWork, stages: Sequence[Stage], to_do: Sequence[Stage], jobs: int, quiet: bool) -> None:
     """Do what is to be done: one stage after the other, or training stages that do not need each other together."""
     together = [stage for stage in to_do if stage.shared] if jobs > 1 and num_processes() == 1 else []
     done = {stage.name for stage in stages if stage not in to_do}
@@ -149,7 +149,13 @@ def _execute(work: Work | TaskWork, stages: Sequence[Stage], to_do: Sequence[Sta
             ready = [other for other in together if other.name not in done]
             reachable = _reachable(ready, done)
             train_side_by_side(
-                work.loaded, work.folder, reachable, done, num_processes=min(jobs, len(reachable)), on_done=say_done
+                work.loaded,
+                work.folder,
+                reachable,
+                done,
+                num_processes=min(jobs, len(reachable)),
+                on_done=say_done,
+                quiet=quiet,
             )
             continue
         stage_started = time.perf_counter()
