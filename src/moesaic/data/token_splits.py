@@ -1,4 +1,4 @@
-"""Words cut in other ways at each reading, so that a model learns more from few texts."""
+"""Words cut in other ways at each reading, so that a model does not learn few texts by heart."""
 
 from __future__ import annotations
 

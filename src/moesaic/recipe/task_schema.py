@@ -87,7 +87,7 @@ class TaskTrainingSection(TrainingSection):
         0.0,
         exclude_if=lambda probability: not probability,
         description="Probability that a token which a BPE tokenizer merged of two is read and written as these two, "
-        "drawn anew each time: of few texts, models learn more. 0 splits none.",
+        "drawn anew each time, so that few texts are not learned by heart. 0 splits none.",
     )
 
 
