@@ -1,23 +1,19 @@
 import json
 import sys
 
+import lm_eval
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from moesaic import Mixture
+from moesaic.arena.harness import HarnessModel
 from moesaic.cli import main
 from moesaic.combiners import Average, Posterior
 from moesaic.members import CausalLM
 from moesaic.testing import save_tiny_checkpoint, tiny_causal_lm, tiny_tokenizer
-
-lm_eval = pytest.importorskip("lm_eval")
-
-# E402: what is imported below needs the optional library that the line above looks for.
-from lm_eval.api.instance import Instance  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
-
-from moesaic.arena.harness import HarnessModel  # noqa: E402
 
 # The harness's own: data sets are opened and not closed, and old names of other libraries are used.
 pytestmark = [

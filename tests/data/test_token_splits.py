@@ -70,7 +70,7 @@ def test_a_batch_is_cut_anew_each_time_and_is_the_same_for_the_same_step(tokeniz
     texts = [Pair(text, (text,)) for text in TEXTS]
     pairs, _ = tokenize_pairs(texts, tokenizer, max_source_tokens=40, max_target_tokens=40)
     whole = PairSampler([pairs], batch_size=3, pad_token_id=0, seed=0)
-    sampler = PairSampler([pairs], 3, 0, 0, TokenSplits.of(tokenizer, 0.5), (40, 40))
+    sampler = PairSampler([pairs], 3, 0, 0, TokenSplits.of(tokenizer, 0.5))
     batches = [sampler.batch(step) for step in range(3)]
     assert len({tuple(batch.source_ids.flatten().tolist()) for batch in batches}) == 3
     assert torch.equal(sampler.batch(1).labels, batches[1].labels)

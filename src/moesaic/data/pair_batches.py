@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -74,7 +75,7 @@ class PairSampler:
     pad_token_id: int
     seed: int
     splits: TokenSplits | None = None
-    max_tokens: tuple[int, int] = (0, 0)
+    max_tokens: tuple[int, int] = (sys.maxsize, sys.maxsize)
 
     def __post_init__(self) -> None:
         check_batch_size(self)

@@ -28,10 +28,10 @@ def keep_memory_warm() -> bool:
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - another C library may have a mallopt that means something else
-        settings = libc.mallopt
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library of the process itself
+    except (OSError, TypeError):  # TypeError: Windows has no library of the process itself
+        return False
+    if not hasattr(libc, "gnu_get_libc_version"):  # another C library may have a mallopt that means something else
         return False
     # -1 turns trimming off. A large number would not: glibc trims again whenever that much is free at the top.
     wanted = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: TOP_PAD}
-    return all(settings(name, value) == 1 for name, value in wanted.items())
+    return all(libc.mallopt(name, value) == 1 for name, value in wanted.items())
