@@ -2,16 +2,26 @@
 
 import json
 import re
+import sys
 from itertools import islice, product
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MarianTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import moesaic
 from moesaic.answering import RoutedWritingAnswerer
 from moesaic.data import Pair, TokenizedPairs, train_pair_tokenizer, train_tokenizer
-from moesaic.errors import DataError, RecipeError
+from moesaic.errors import CheckpointError, DataError, RecipeError
 from moesaic.members import AdaptedLM, load_member, load_network, load_tokenizer
 from moesaic.recipe import load_recipe
 from moesaic.testing import tiny_causal_lm, tiny_seq2seq_lm
@@ -59,6 +69,28 @@ def save(folder, architecture, *, seed=0, texts=TEXTS):
     tokenizer = train(texts, 280)
     MAKE[architecture](len(tokenizer), seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_opus(folder):
+    """A checkpoint with the files of opus-mt: a SentencePiece model of what is read, and one of what is written."""
+    folder.mkdir()
+    texts = {"source": ["translate to digits: letters", *WORDS], "target": ["1 2 3 4", "a b c d"]}
+    pieces = {}
+    for side, of_side in texts.items():
+        (folder / f"{side}.txt").write_text("\n".join(of_side * 20))
+        options = {"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2}
+        SentencePieceTrainer.train(input=folder / f"{side}.txt", model_prefix=folder / side, **options)
+        processor = SentencePieceProcessor(model_file=str((folder / f"{side}.model").rename(folder / f"{side}.spm")))
+        pieces |= dict.fromkeys(processor.id_to_piece(list(range(len(processor)))))
+    own = [piece for piece in pieces if not piece.startswith("<")]
+    vocabulary = {piece: token for token, piece in enumerate(["</s>", "<unk>", *own, "<pad>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    MarianTokenizer(*files, source_lang="en", target_lang="di").save_pretrained(folder)
+    pad = vocabulary["<pad>"]
+    sizes = {"vocab_size": len(vocabulary), "eos_token_id": 0, "pad_token_id": pad, "decoder_start_token_id": pad}
+    tiny_seq2seq_lm(**sizes).save_pretrained(folder)
     return folder
 
 
@@ -153,6 +185,39 @@ def test_all_models_start_from_one_checkpoint(recipe, tmp_path, architecture):
     ]
     answer = moesaic.generate(result.folder, "one two", fields={"target_lang": "di"}, max_new_tokens=4)
     assert answer.prompt == "translate to digits: one two" and answer.shares.keys() == {"digits", "letters"}
+
+
+def test_what_is_read_and_what_is_written_can_have_pieces_of_their_own(recipe, tmp_path):
+    folder = save_opus(tmp_path / "opus")
+    result = run(recipe, f"model.name={folder}")
+    data, expert = result.folder / "stages/data", result.folder / "stages/expert-letters/model"
+    read, write = (SentencePieceProcessor(model_file=str(folder / f"{side}.spm")) for side in ("source", "target"))
+    tokenizer, pairs = load_tokenizer(expert), TokenizedPairs.load(data / "letters.train.safetensors")
+    lines = (data / "letters.train.jsonl").read_text().splitlines()
+    for line, source, target in zip(lines, pairs.sources(), pairs.targets(), strict=True):
+        pair = json.loads(line)
+        pieces = [tokenizer.convert_ids_to_tokens(tokens.tolist()) for tokens in (source, target)]
+        assert pieces[0] == [*read.encode(pair["source"], out_type=str), "</s>"]
+        assert pieces[1] == [*write.encode(pair["references"][0], out_type=str), "</s>"]
+    sources = [json.loads(line)["source"] for line in (data / "letters.test.jsonl").read_text().splitlines()]
+    assert answers(result, "expert-letters", "letters") == written_by_transformers(expert, sources)
+    answer = moesaic.generate(result.folder, "one two", fields={"target_lang": "le"}, max_new_tokens=4)
+    assert answer.prompt == "translate to letters: one two"
+
+
+def test_a_tokenizer_says_which_package_it_needs(tmp_path, monkeypatch):
+    folder = save_opus(tmp_path / "opus")
+    (folder / "target.spm").unlink()
+    (folder / "source.spm").rename(folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    message = (
+        f"{folder}: its tokenizer cannot be read: spiece.model is a SentencePiece model. Install what reads it: "
+        "pip install 'moesaic[sentencepiece]'."
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+        load_tokenizer(folder)
 
 
 def test_each_language_that_a_prompt_names_has_a_router_of_its_own(recipe, tmp_path):

@@ -165,7 +165,7 @@ def first_target_tokens(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBas
 def _encode_targets(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     targets = [pair.target for pair in pairs]
     if first := first_target_tokens(pairs, tokenizer):
-        plain = tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]
+        plain = tokenizer(text_target=targets, add_special_tokens=False, verbose=False)["input_ids"]
         return [[token, *ids, tokenizer.eos_token_id] for token, ids in zip(first, plain, strict=True)]
     if ends_texts(tokenizer):
         return tokenizer(text_target=targets, verbose=False)["input_ids"]

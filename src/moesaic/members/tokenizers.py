@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -26,8 +27,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:  # packages, files and code that it would need
-        reason = str(error).strip().split(". ")[0].removesuffix(".")
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {reason}.") from error
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {_reason(folder, error)}.") from error
     if tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"{folder}: its tokenizer has no token that ends a text, so answers would have no end. Set "
@@ -36,3 +36,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    pieces = [path.name for ending in ("spm", "model") for path in sorted(folder.glob(f"*.{ending}"))]
+    if pieces and find_spec("sentencepiece") is None:  # Transformers names whatever it tried last
+        return f"{pieces[0]} is a SentencePiece model. Install what reads it: pip install 'moesaic[sentencepiece]'"
+    return str(error).strip().split(". ")[0].removesuffix(".")
