@@ -1,6 +1,6 @@
 """What does an expert learn from Muon's steps that it does not from AdamW's?
 
-    python -m benchmarks.optimizers recipes/translation.yaml --domain en-de
+    python -m benchmarks.optimizers recipes/translation.yaml --domain en-de --set data.vocab_size=8000
 
 Trains one expert of a task's recipe for fewer steps than the recipe does, with each optimizer at several learning
 rates, and measures what it writes to the validation rows, each token the likeliest. How long a step takes is not
@@ -53,10 +53,12 @@ def main() -> None:
     parser.add_argument("--domain", required=True)
     parser.add_argument("--num-steps", type=int, default=500)
     parser.add_argument("--num-rows", type=int, default=400, help="Validation rows that are answered.")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="Change one value of the recipe.")
     arguments = parser.parse_args()
     key, rows = "experts.training", []
     for optimizer, learning_rate in ARMS:
         settings = [
+            *arguments.settings,
             f"{key}.num_steps={arguments.num_steps}",
             f"{key}.num_warmup_steps={arguments.num_steps // 5}",
             f"{key}.optimizer={optimizer}",
@@ -66,6 +68,7 @@ def main() -> None:
         rows.append(row | measure(arguments.recipe, arguments.domain, arguments.num_rows, settings))
         # After each, so that what was measured is not lost where a later one is stopped.
         command = f"optimizers {arguments.recipe.as_posix()} --domain {arguments.domain}"
+        command += "".join(f" --set {setting}" for setting in arguments.settings)
         save("optimizers", rows, command=command, num_steps=arguments.num_steps, num_rows=arguments.num_rows)
 
 
