@@ -65,3 +65,13 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return type(error).__name__ == "SafetensorError" and f"(os error {errno.ENOSPC})" in str(error)
+
+
+def first_sentence(error: Exception) -> str:
+    """What another library's error says first, to go on within a message of our own.
+
+    Example:
+        >>> first_sentence(ValueError("No such shape. See the manual."))
+        'No such shape'
+    """
+    return str(error).strip().split(". ")[0].removesuffix(".")

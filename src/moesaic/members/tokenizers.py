@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from moesaic.errors import CheckpointError
+from moesaic.errors import CheckpointError, first_sentence
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -42,4 +42,4 @@ def _reason(folder: Path, error: Exception) -> str:
     pieces = [path.name for ending in ("spm", "model") for path in sorted(folder.glob(f"*.{ending}"))]
     if pieces and find_spec("sentencepiece") is None:  # Transformers names whatever it tried last
         return f"{pieces[0]} is a SentencePiece model. Install what reads it: pip install 'moesaic[sentencepiece]'"
-    return str(error).strip().split(". ")[0].removesuffix(".")
+    return first_sentence(error)

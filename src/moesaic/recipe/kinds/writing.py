@@ -32,7 +32,7 @@ from moesaic.data import (
     tokenize_pairs,
     train_pair_tokenizer,
 )
-from moesaic.errors import CheckpointError, IncompatibleMembersError
+from moesaic.errors import CheckpointError, IncompatibleMembersError, first_sentence
 from moesaic.members import CausalLM, Decoding, load_network, load_tokenizer, model_folder, read_checkpoint
 from moesaic.mixture import Mixture
 from moesaic.recipe.kinds.kind import Fit, ModelKind
@@ -212,10 +212,9 @@ class WritingKind(ModelKind):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split(". ")[0].removesuffix(".")
             raise CheckpointError(
-                f"{folder}: Transformers cannot tell what this is: {reason}. No code that a checkpoint brings is run. "
-                "Give one of an architecture that Transformers has."
+                f"{folder}: Transformers cannot tell what this is: {first_sentence(error)}. No code that a "
+                "checkpoint brings is run. Give one of an architecture that Transformers has."
             ) from error
         self.check_config(config, folder)
         return folder
